@@ -1,0 +1,44 @@
+//! Taking numbers: the counter's port.
+
+use async_trait::async_trait;
+use stagesub_tenancy::BoxError;
+
+use crate::kind::Kind;
+
+/// A run of consecutive numbers, first to last, that nobody else has been given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserved {
+    /// The first number.
+    pub first: i64,
+    /// How many.
+    pub count: u32,
+}
+
+impl Reserved {
+    /// The numbers in order.
+    pub fn numbers(self) -> impl ExactSizeIterator<Item = i64> {
+        let first = self.first;
+        (0..self.count).map(move |offset| first + i64::from(offset))
+    }
+}
+
+/// One counter per tenant and kind, within the tenant's unit of work.
+///
+/// Numbers belong to the transaction that reserved them: once committed they are never given again, not
+/// after a delete either; rolled back they may be. Gaps are fine.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait SequenceStore: Send {
+    /// Reserves `count` (at least 1) consecutive numbers of `kind`. Holds the counter's row until the
+    /// transaction ends, so reserve late and many at once.
+    async fn reserve(&mut self, kind: Kind, count: u32) -> Result<Reserved, SequenceError>;
+}
+
+/// No number was given.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SequenceError {
+    /// The counter cannot be reached.
+    #[error("the id counter is unavailable")]
+    Unavailable(#[source] BoxError),
+}

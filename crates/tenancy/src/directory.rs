@@ -1,0 +1,72 @@
+//! Looking tenants up: the port, and the cache over any implementation of it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::placement::Located;
+use crate::subdomain::Subdomain;
+use crate::tenant::{ConfigVersion, Tenant, TenantId};
+
+pub mod cache;
+
+/// What failed beneath an adapter; kept for the log, never shown to a client.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The platform's list of tenants and of where each one's data is.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait TenantDirectory: Send + Sync {
+    /// Finds a tenant by its host label, whatever its status.
+    async fn find_by_subdomain(&self, subdomain: &Subdomain) -> Result<Option<Arc<Tenant>>, DirectoryError>;
+
+    /// Finds a tenant by its id, whatever its status.
+    async fn find_by_id(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, DirectoryError>;
+
+    /// Finds where a tenant's data is. `None`: no tenant of that id has a placement, which is never an
+    /// invitation to use another database.
+    async fn find_placement(&self, id: TenantId) -> Result<Option<Located>, DirectoryError>;
+}
+
+/// What changed in the registry since a version: the feed that keeps caches true.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Tenants whose record or placement changed.
+    pub tenants: Vec<TenantId>,
+    /// People whose credentials, memberships or roles changed.
+    pub users: Vec<uuid::Uuid>,
+    /// The version up to which this answer is complete.
+    pub version: ConfigVersion,
+}
+
+/// Tells what changed. Nodes ask each second.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait ChangeFeed: Send + Sync {
+    /// The version the registry stands at.
+    async fn current_version(&self) -> Result<ConfigVersion, DirectoryError>;
+
+    /// Everything that changed after `since`, complete up to the version it returns.
+    async fn changes_since(&self, since: ConfigVersion) -> Result<Changes, DirectoryError>;
+}
+
+/// The directory could not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// The registry cannot be reached now; the same call may succeed later.
+    #[error("the tenant directory is unavailable")]
+    Unavailable(#[source] BoxError),
+    /// A stored record breaks a rule of its type.
+    #[error("the tenant directory holds a corrupt {what}")]
+    Corrupt {
+        /// What is corrupt.
+        what: &'static str,
+        /// How it shows.
+        #[source]
+        source: BoxError,
+    },
+    /// Another caller's look-up of the same record failed while this one waited for it.
+    #[error("the tenant directory's look-up failed")]
+    Shared(#[source] Arc<DirectoryError>),
+}

@@ -1,0 +1,1 @@
+//! The versioned cache over any directory.

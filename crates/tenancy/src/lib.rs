@@ -1,0 +1,23 @@
+//! Who is the tenant, may it be served, and where is its data.
+
+pub mod directory;
+pub mod host;
+pub mod placement;
+pub mod pools;
+pub mod resolver;
+pub mod router;
+pub mod scope;
+pub mod subdomain;
+pub mod tenant;
+pub mod unit;
+
+pub use directory::{BoxError, ChangeFeed, Changes, DirectoryError, TenantDirectory};
+pub use host::{Host, HostPolicy};
+pub use placement::{DatabaseId, Located, Placement, PlacementEpoch};
+pub use pools::{OpenError, PoolFactory, PoolTarget};
+pub use resolver::{Addressed, ResolveError, Resolver};
+pub use router::RouteError;
+pub use scope::{Purpose, TenantScope};
+pub use subdomain::Subdomain;
+pub use tenant::{AccessRefusal, ConfigVersion, Tenant, TenantCode, TenantId, TenantStatus};
+pub use unit::{Access, BeginError, UnitOfWorkFactory};
