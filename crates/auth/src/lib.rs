@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Passwords, access tokens, roles and who may do what.
+
+pub mod ports;

@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Orchestras: their musicians, instruments and projects, the rules, and the use cases.
+
+pub mod actor;
+pub mod audit;
+pub mod error;
+pub mod ids;
+pub mod instrument;
+pub mod language;
+pub mod musician;
+pub mod page;
+pub mod ports;
+pub mod project;
+pub mod role;
+pub mod settings;
+pub mod starter;
+pub mod subscription;

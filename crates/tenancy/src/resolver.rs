@@ -112,8 +112,6 @@ fn grant(tenant: Arc<Tenant>, purpose: Purpose, now: DateTime<Utc>) -> Result<Te
         (_, TenantStatus::Provisioning) => Err(AccessRefusal::Provisioning),
         (_, TenantStatus::Suspended) => Err(AccessRefusal::Suspended),
         (_, TenantStatus::Closing) => Err(AccessRefusal::Closing),
-        // Every purpose accepts an active tenant above.
-        (_, TenantStatus::Active) => Ok(()),
     };
     match accepted {
         Ok(()) => Ok(TenantScope::new(tenant, purpose)),

@@ -1,0 +1,141 @@
+//! What can go wrong: in the store, in the input, in a use case.
+
+use chrono::{DateTime, Utc};
+use stagesub_id_gen::{Kind, SequenceError};
+use stagesub_tenancy::BoxError;
+
+use crate::subscription::Resource;
+
+/// A rule that the database itself holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Constraint {
+    /// Two instruments of one name.
+    InstrumentName,
+    /// Two positions of one name in an instrument.
+    PositionName,
+    /// A position of an instrument that does not exist.
+    PositionInstrument,
+    /// Two musicians of one address.
+    MusicianEmail,
+    /// A qualification for a position that does not exist.
+    QualificationPosition,
+    /// Two tenants of one subdomain.
+    TenantSubdomain,
+    /// Two tenants of one code, past ones included.
+    TenantCode,
+    /// Two people of one address.
+    UserEmail,
+    /// A person who is a member of the tenant already.
+    Membership,
+}
+
+/// The store did not do what was asked; nothing of the transaction may be kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A rule of the database refused it.
+    #[error("the change breaks a rule of the store: {constraint:?}")]
+    Conflict {
+        /// Which.
+        constraint: Constraint,
+    },
+    /// Another transaction was in the way (a deadlock or a lock that was not to be had); the same request
+    /// may succeed when made again.
+    #[error("another change was in the way")]
+    Contended(#[source] BoxError),
+    /// The database cannot be reached, is busy or took too long.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] BoxError),
+    /// A stored row breaks a rule of its type.
+    #[error("{table} {id} is corrupt")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// The row.
+        id: String,
+    },
+    /// The statement itself failed: a defect of this program or of the schema.
+    #[error("the store failed")]
+    Failed(#[source] BoxError),
+}
+
+impl From<SequenceError> for StoreError {
+    fn from(error: SequenceError) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
+}
+
+/// One thing that is wrong with the input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// The field, in camelCase as the API names it (`firstName`, `qualifications[2]`).
+    pub field: String,
+    /// The rule's stable name (`length`, `email`, `unknown_reference`).
+    pub rule: &'static str,
+    /// What the rule asks, for people.
+    pub message: String,
+}
+
+/// Everything that is wrong with the input: never empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the input breaks {} rule(s)", .0.len())]
+pub struct ValidationErrors(pub Vec<FieldError>);
+
+impl ValidationErrors {
+    /// One error.
+    #[must_use]
+    pub fn one(field: impl Into<String>, rule: &'static str, message: impl Into<String>) -> Self {
+        Self(vec![FieldError { field: field.into(), rule, message: message.into() }])
+    }
+}
+
+/// A use case did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UseCaseError {
+    /// The input breaks rules.
+    #[error(transparent)]
+    Invalid(#[from] ValidationErrors),
+    /// There is no such thing in this orchestra.
+    #[error("no such {kind}")]
+    NotFound {
+        /// What was looked for.
+        kind: Kind,
+    },
+    /// Something else has that name or address.
+    #[error("{field} is taken")]
+    Taken {
+        /// The field, as the API names it.
+        field: &'static str,
+    },
+    /// It is used by other things, so it cannot be deleted.
+    #[error("the {kind} is in use")]
+    InUse {
+        /// What was to be deleted.
+        kind: Kind,
+        /// What uses it, for people ("3 positions").
+        by: String,
+    },
+    /// The thing is in a state that does not allow it.
+    #[error("{detail}")]
+    WrongState {
+        /// Why not, for people.
+        detail: String,
+    },
+    /// The subscription allows no more.
+    #[error("the limit of {} is reached", resource.as_str())]
+    LimitReached {
+        /// Of what.
+        resource: Resource,
+        /// How many there are.
+        used: i32,
+        /// How many are allowed.
+        limit: i32,
+        /// Until when a little more was tolerated, if it was.
+        grace_until: Option<DateTime<Utc>>,
+    },
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

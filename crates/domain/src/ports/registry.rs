@@ -1,0 +1,222 @@
+//! The platform's own records: tenants as administrators of the platform see them, and people.
+//!
+//! These ports take no scope: they reach the registry only, where no tenant data is.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use stagesub_tenancy::{DatabaseId, Subdomain, TenantCode, TenantId, TenantStatus};
+use uuid::Uuid;
+
+use crate::audit::AuditEntry;
+use crate::error::StoreError;
+use crate::page::Paged;
+use crate::role::Role;
+use crate::subscription::{Limits, Tier};
+
+/// A tenant as the platform's administrators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantAccount {
+    /// Its identity.
+    pub id: TenantId,
+    /// Prefix of its ids.
+    pub code: TenantCode,
+    /// Its name.
+    pub name: String,
+    /// Its host label.
+    pub subdomain: Subdomain,
+    /// What it subscribes to.
+    pub tier: Tier,
+    /// Its limits: the tier's, or as set by hand.
+    pub limits: Limits,
+    /// Where it stands in its life.
+    pub status: TenantStatus,
+    /// End of the trial.
+    pub trial_ends_at: Option<DateTime<Utc>>,
+    /// End of the paid subscription.
+    pub subscription_ends_at: Option<DateTime<Utc>>,
+    /// Logo, colours, fonts.
+    pub custom_branding: Option<serde_json::Value>,
+    /// Its own mail domain (institution only).
+    pub email_domain: Option<String>,
+    /// Which database holds it; `None` until it is placed.
+    pub placement: Option<stagesub_tenancy::Placement>,
+    /// Version of this record.
+    pub version: i64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A tenant to be made: what is reserved in the registry first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTenant {
+    /// Its identity, made by the caller.
+    pub id: TenantId,
+    /// Prefix of its ids.
+    pub code: TenantCode,
+    /// Its name.
+    pub name: String,
+    /// Its host label.
+    pub subdomain: Subdomain,
+    /// What it subscribes to.
+    pub tier: Tier,
+    /// Its limits.
+    pub limits: Limits,
+    /// End of the trial.
+    pub trial_ends_at: Option<DateTime<Utc>>,
+    /// A database of its own is to be made for it.
+    pub dedicated: bool,
+    /// Its first administrator.
+    pub admin: Option<NewMember>,
+    /// When.
+    pub now: DateTime<Utc>,
+}
+
+/// A person who becomes a member of a tenant.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewMember {
+    /// Identity to use if no person has this address yet, made by the caller.
+    pub id: Uuid,
+    /// Login address.
+    pub email: String,
+    /// First name.
+    pub first_name: String,
+    /// Last name.
+    pub last_name: String,
+    /// PHC string of the password; `None` for a person who has to be given one later.
+    pub password_hash: Option<String>,
+}
+
+impl std::fmt::Debug for NewMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewMember").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Which tenants are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TenantFilter {
+    /// Part of name, subdomain or code, without regard to case.
+    pub search: Option<String>,
+    /// In this status.
+    pub status: Option<TenantStatus>,
+    /// Of this tier.
+    pub tier: Option<Tier>,
+}
+
+/// Changes to a tenant's record; `None` leaves a field as it is, `Some(None)` empties it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TenantChange {
+    /// Name.
+    pub name: Option<String>,
+    /// Subdomain.
+    pub subdomain: Option<Subdomain>,
+    /// Tier.
+    pub tier: Option<Tier>,
+    /// Limits.
+    pub limits: Option<Limits>,
+    /// End of the trial.
+    pub trial_ends_at: Option<Option<DateTime<Utc>>>,
+    /// End of the subscription.
+    pub subscription_ends_at: Option<Option<DateTime<Utc>>>,
+    /// Branding.
+    pub custom_branding: Option<Option<serde_json::Value>>,
+    /// Mail domain.
+    pub email_domain: Option<Option<String>>,
+}
+
+/// Tenants in the registry. Each change writes its audit entry in its own transaction and takes a new version.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait TenantRegistry: Send + Sync {
+    /// Reserves code and subdomain, and records the tenant as `provisioning`, with its first administrator's
+    /// account and membership.
+    async fn reserve(&self, tenant: &NewTenant, audit: &AuditEntry) -> Result<TenantAccount, StoreError>;
+    /// Finds one.
+    async fn find(&self, id: TenantId) -> Result<Option<TenantAccount>, StoreError>;
+    /// Finds one by subdomain.
+    async fn find_by_subdomain(&self, subdomain: &Subdomain) -> Result<Option<TenantAccount>, StoreError>;
+    /// Whether a tenant has, or ever had, this code.
+    async fn code_is_taken(&self, code: &TenantCode) -> Result<bool, StoreError>;
+    /// Lists by creation (ids are ordered by time), after `after`.
+    async fn list(
+        &self,
+        filter: &TenantFilter,
+        after: Option<TenantId>,
+        limit: u32,
+    ) -> Result<Paged<TenantAccount, TenantId>, StoreError>;
+    /// Changes fields.
+    async fn change(
+        &self,
+        id: TenantId,
+        change: &TenantChange,
+        audit: &AuditEntry,
+    ) -> Result<Option<TenantAccount>, StoreError>;
+    /// Sets the status if it is now one of `from`; tells whether it did.
+    async fn set_status(
+        &self,
+        id: TenantId,
+        from: Vec<TenantStatus>,
+        to: TenantStatus,
+        audit: &AuditEntry,
+    ) -> Result<bool, StoreError>;
+    /// Records the database that a provisioning tenant is placed in, at its first epoch.
+    async fn place(&self, id: TenantId, database: DatabaseId, dedicated: bool) -> Result<(), StoreError>;
+    /// Tenants whose setting up was begun and not ended.
+    async fn list_provisioning(&self) -> Result<Vec<(TenantAccount, bool)>, StoreError>;
+    /// Writes an entry on its own (a sign-in).
+    async fn record(&self, tenant: Option<TenantId>, entry: &AuditEntry) -> Result<(), StoreError>;
+}
+
+/// Databases that tenants are kept in, and the making of new ones.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait TenantDatabases: Send + Sync {
+    /// A shared database to put a new tenant in.
+    async fn choose_shared(&self) -> Result<DatabaseId, StoreError>;
+    /// Creates, migrates and marks a tenant's own database; finishes one that was begun.
+    async fn create_dedicated(&self, tenant: TenantId) -> Result<DatabaseId, StoreError>;
+}
+
+/// A person's account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// Identity.
+    pub id: Uuid,
+    /// Login address.
+    pub email: String,
+    /// First name.
+    pub first_name: String,
+    /// Last name.
+    pub last_name: String,
+    /// Whether they may sign in.
+    pub is_active: bool,
+    /// Whether they run the platform.
+    pub is_superadmin: bool,
+}
+
+/// People in the registry.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait PersonRegistry: Send + Sync {
+    /// Finds one by address, without regard to case.
+    async fn find_by_email(&self, email: &str) -> Result<Option<Person>, StoreError>;
+    /// Creates a person or takes the one with this address, and makes them a member in a role.
+    async fn add_member(
+        &self,
+        tenant: TenantId,
+        member: &NewMember,
+        role: Role,
+        audit: &AuditEntry,
+    ) -> Result<Person, StoreError>;
+    /// Creates an administrator of the platform.
+    async fn add_superadmin(&self, member: &NewMember, audit: &AuditEntry) -> Result<Person, StoreError>;
+    /// Stores a new password and ends every access token given before; tells whether the person exists.
+    async fn set_password(
+        &self,
+        email: &str,
+        password_hash: &str,
+        audit: &AuditEntry,
+    ) -> Result<bool, StoreError>;
+}
