@@ -1,1 +1,5 @@
-//! Placeholder.
+//! Tenant-bound transactions, row-level security and databases on Postgres.
+
+pub mod logins;
+pub mod seal;
+pub mod target;
