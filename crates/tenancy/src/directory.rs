@@ -26,6 +26,12 @@ pub trait TenantDirectory: Send + Sync {
     /// Finds where a tenant's data is. `None`: no tenant of that id has a placement, which is never an
     /// invitation to use another database.
     async fn find_placement(&self, id: TenantId) -> Result<Option<Located>, DirectoryError>;
+
+    /// A caller found that what it was told of a tenant is out of date (the database refused the epoch).
+    /// A directory that remembers answers forgets that tenant's; others have nothing to do.
+    fn forget(&self, id: TenantId) {
+        let _ = id;
+    }
 }
 
 /// What changed in the registry since a version: the feed that keeps caches true.

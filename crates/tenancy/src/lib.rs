@@ -14,9 +14,11 @@ pub mod unit;
 pub use directory::{BoxError, ChangeFeed, Changes, DirectoryError, TenantDirectory};
 pub use host::{Host, HostPolicy};
 pub use placement::{DatabaseId, Located, Placement, PlacementEpoch};
-pub use pools::{OpenError, PoolFactory, PoolTarget};
+pub use pools::{
+    BreakerSettings, Lease, OpenError, PoolCache, PoolFactory, PoolSettings, PoolStats, PoolTarget,
+};
 pub use resolver::{Addressed, ResolveError, Resolver};
-pub use router::RouteError;
+pub use router::{RouteError, Routed, Router};
 pub use scope::{Purpose, TenantScope};
 pub use subdomain::Subdomain;
 pub use tenant::{AccessRefusal, ConfigVersion, Tenant, TenantCode, TenantId, TenantStatus};

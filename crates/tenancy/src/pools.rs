@@ -1,12 +1,23 @@
 //! Pools of connections to tenant databases: how they are opened, lent and closed.
 
+mod breaker;
+mod budget;
+mod cache;
+mod lease;
+mod settings;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::directory::BoxError;
-use crate::placement::{DatabaseId, PlacementEpoch};
+use crate::placement::{DatabaseId, Located, Placement, PlacementEpoch};
 use crate::tenant::TenantId;
+
+pub use cache::{PoolCache, PoolStats};
+pub use lease::Lease;
+pub use settings::{BreakerSettings, PoolSettings};
 
 /// What a pool is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +35,27 @@ pub enum PoolTarget {
     },
 }
 
+impl PoolTarget {
+    /// The pool that reaches a tenant where it is now.
+    #[must_use]
+    pub const fn of(located: &Located) -> Self {
+        match located.placement {
+            Placement::Shared(database) => Self::Shared(database),
+            Placement::Dedicated(database) => {
+                Self::Dedicated { tenant: located.tenant, database, epoch: located.epoch }
+            }
+        }
+    }
+
+    /// The database it reaches.
+    #[must_use]
+    pub const fn database(&self) -> DatabaseId {
+        match self {
+            Self::Shared(database) | Self::Dedicated { database, .. } => *database,
+        }
+    }
+}
+
 /// Opens and closes pools; storage implements it on Postgres.
 #[async_trait]
 pub trait PoolFactory: Send + Sync + 'static {
@@ -33,7 +65,11 @@ pub trait PoolFactory: Send + Sync + 'static {
     /// Most connections that a pool for `target` will hold: what it counts for in the budget.
     fn connections(&self, target: &PoolTarget) -> u32;
 
-    /// Opens a pool and checks that the database is the one the target names.
+    /// Opens a pool and checks that the database is the one the target names. Called once at a time per
+    /// target.
+    ///
+    /// # Cancel safety
+    /// Dropped when [`PoolSettings::open_timeout`] has passed; what it holds by then must go with it.
     async fn open(&self, target: &PoolTarget) -> Result<Self::Pool, OpenError>;
 
     /// Closes a pool that nobody holds any more; returns when its connections are gone.
@@ -70,5 +106,31 @@ pub enum OpenError {
     },
     /// Another caller's opening of the same pool failed while this one waited for it.
     #[error("the database could not be opened")]
-    Shared(#[source] std::sync::Arc<OpenError>),
+    Shared(#[source] Arc<OpenError>),
+    /// The node is stopping; no pool is opened any more.
+    #[error("the node's pools are shut down")]
+    ShutDown,
+}
+
+impl OpenError {
+    /// What went wrong, seen through [`OpenError::Shared`].
+    #[must_use]
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Shared(shared) => shared.root(),
+            own => own,
+        }
+    }
+
+    /// The same failure for one of several who waited: a copy where all of it can be copied.
+    fn for_waiter(error: &Arc<Self>) -> Self {
+        match &**error {
+            Self::UnknownDatabase(database) => Self::UnknownDatabase(*database),
+            Self::WrongDatabase { detail } => Self::WrongDatabase { detail: detail.clone() },
+            Self::BreakerOpen { retry_after } => Self::BreakerOpen { retry_after: *retry_after },
+            Self::BudgetExhausted { budget } => Self::BudgetExhausted { budget: *budget },
+            Self::ShutDown => Self::ShutDown,
+            Self::Unavailable(_) | Self::Shared(_) => Self::Shared(Arc::clone(error)),
+        }
+    }
 }
