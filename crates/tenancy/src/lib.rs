@@ -4,6 +4,7 @@ pub mod directory;
 pub mod host;
 pub mod placement;
 pub mod pools;
+pub mod quota;
 pub mod resolver;
 pub mod router;
 pub mod scope;
