@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use stagesub_id_gen::{Kind, SequenceError};
-use stagesub_tenancy::BoxError;
+use stagesub_tenancy::{BeginError, BoxError, ResolveError};
 
 use crate::subscription::Resource;
 
@@ -135,6 +135,15 @@ pub enum UseCaseError {
         /// Until when a little more was tolerated, if it was.
         grace_until: Option<DateTime<Utc>>,
     },
+    /// The platform has no such tenant.
+    #[error("no such tenant")]
+    UnknownTenant,
+    /// A tenant's data could not be reached: the tenant is not served for this purpose.
+    #[error("the tenant's scope was not given")]
+    Resolve(#[source] ResolveError),
+    /// A tenant's data could not be reached: no transaction was begun.
+    #[error("the tenant's transaction was not begun")]
+    Begin(#[source] BeginError),
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),

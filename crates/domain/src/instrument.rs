@@ -1,8 +1,10 @@
 //! Instruments and the positions within them.
 
 use chrono::{DateTime, Utc};
+use garde::Validate;
 
 use crate::ids::{InstrumentNo, PositionNo, RankingListNo};
+use crate::validate::{self, Draft, Text};
 
 /// An instrument of the orchestra.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,4 +79,75 @@ pub struct RankingList {
     pub description: Option<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+}
+
+/// An instrument to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Validate)]
+pub struct NewInstrument {
+    /// Its name: 1 to 100 characters.
+    #[garde(custom(validate::name))]
+    pub name: String,
+    /// Its place in the score's order: 0 to 9999.
+    #[garde(custom(validate::display_order))]
+    pub display_order: Option<i32>,
+}
+
+impl Draft for NewInstrument {
+    fn clean(&mut self) {
+        self.name.trim_text();
+    }
+}
+
+/// Changes of an instrument; `None` leaves a field as it is, `Some(None)` empties it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Validate)]
+pub struct InstrumentChange {
+    /// Its name.
+    #[garde(custom(validate::name))]
+    pub name: Option<String>,
+    /// Its place in the score's order.
+    #[garde(custom(validate::display_order))]
+    pub display_order: Option<Option<i32>>,
+}
+
+impl Draft for InstrumentChange {
+    fn clean(&mut self) {
+        self.name.trim_text();
+    }
+}
+
+/// A position to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Validate)]
+pub struct NewPosition {
+    /// The instrument, which must exist and not be archived.
+    #[garde(skip)]
+    pub instrument: InstrumentNo,
+    /// Its name: 1 to 100 characters.
+    #[garde(custom(validate::name))]
+    pub name: String,
+    /// Its rank in the section: 1 (the top) to 99.
+    #[garde(custom(validate::hierarchy_level))]
+    pub hierarchy_level: i32,
+}
+
+impl Draft for NewPosition {
+    fn clean(&mut self) {
+        self.name.trim_text();
+    }
+}
+
+/// Changes of a position; `None` leaves a field as it is. A position stays with its instrument.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Validate)]
+pub struct PositionChange {
+    /// Its name.
+    #[garde(custom(validate::name))]
+    pub name: Option<String>,
+    /// Its rank in the section.
+    #[garde(custom(validate::hierarchy_level))]
+    pub hierarchy_level: Option<i32>,
+}
+
+impl Draft for PositionChange {
+    fn clean(&mut self) {
+        self.name.trim_text();
+    }
 }

@@ -1,4 +1,4 @@
-//! Languages that StageSub writes in.
+//! Languages that mails are written in.
 
 use std::str::FromStr;
 

@@ -11,6 +11,8 @@ pub mod page;
 pub mod ports;
 pub mod project;
 pub mod role;
+pub mod service;
 pub mod settings;
 pub mod starter;
 pub mod subscription;
+pub mod validate;

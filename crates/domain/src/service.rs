@@ -1,0 +1,14 @@
+//! Use cases: one family a file, free functions over `&mut dyn UnitOfWork`.
+//!
+//! A use case checks its input, keeps the rules, writes its audit entry, and leaves the commit to whoever began
+//! the unit. On an error the unit must be dropped: what was written before it is rolled back.
+
+pub mod changes;
+pub mod context;
+pub mod instruments;
+pub mod limits;
+pub mod musicians;
+pub mod positions;
+pub mod projects;
+
+pub use context::Act;

@@ -1,0 +1,71 @@
+//! Limits of the subscription, kept exactly: the quota row is locked before anything is counted.
+
+use chrono::{DateTime, Utc};
+use stagesub_tenancy::quota::{self, Decision, Warning};
+
+use crate::error::UseCaseError;
+use crate::ports::UnitOfWork;
+use crate::ports::quotas::Quota;
+use crate::service::context::Act;
+use crate::subscription::Resource;
+
+/// How much of a resource is used, and whether that is worth a warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The count and its limit.
+    pub quota: Quota,
+    /// How near the limit is.
+    pub warning: Option<Warning>,
+}
+
+/// What is used and allowed of every resource.
+pub async fn list_usage(uow: &mut dyn UnitOfWork) -> Result<Vec<Usage>, UseCaseError> {
+    let quotas = uow.quotas().list().await?;
+    Ok(quotas
+        .into_iter()
+        .map(|quota| Usage { quota, warning: quota::warning(quota.used.into(), quota.limit.map(i64::from)) })
+        .collect())
+}
+
+/// Locks the resource and counts `add` more of it.
+///
+/// # Errors
+/// [`UseCaseError::LimitReached`] when the subscription does not allow them.
+pub(crate) async fn take(
+    uow: &mut dyn UnitOfWork,
+    act: &Act<'_>,
+    resource: Resource,
+    add: i32,
+) -> Result<(), UseCaseError> {
+    let locked = uow.quotas().lock(resource).await?;
+    let grown = grown(locked, add, act.now)?;
+    Ok(uow.quotas().update(&grown).await?)
+}
+
+/// Counts one less of a resource that is locked already.
+pub(crate) async fn release(uow: &mut dyn UnitOfWork, locked: Quota) -> Result<(), UseCaseError> {
+    Ok(uow.quotas().update(&shrunk(locked)).await?)
+}
+
+/// The quota with `add` more counted.
+pub(crate) fn grown(quota: Quota, add: i32, now: DateTime<Utc>) -> Result<Quota, UseCaseError> {
+    let limit = quota.limit.map(i64::from);
+    match quota::admit(quota.used.into(), add.into(), limit, quota.grace_until, now) {
+        Decision::Admitted { grace_until } => {
+            Ok(Quota { used: quota.used.saturating_add(add), grace_until, ..quota })
+        }
+        Decision::Refused => Err(UseCaseError::LimitReached {
+            resource: quota.resource,
+            used: quota.used,
+            limit: quota.limit.unwrap_or(i32::MAX),
+            grace_until: quota.grace_until,
+        }),
+    }
+}
+
+/// The quota with one less counted.
+pub(crate) fn shrunk(quota: Quota) -> Quota {
+    let used = quota.used.saturating_sub(1).max(0);
+    let limit = quota.limit.map(i64::from);
+    Quota { used, grace_until: quota::grace_after_release(used.into(), limit, quota.grace_until), ..quota }
+}
