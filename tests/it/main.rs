@@ -1,2 +1,3 @@
-//! Placeholder.
-fn main() {}
+//! Integration tests on a real Postgres.
+
+mod embedded;
