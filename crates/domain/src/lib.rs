@@ -4,6 +4,7 @@ pub mod actor;
 pub mod audit;
 pub mod error;
 pub mod ids;
+pub mod import;
 pub mod instrument;
 pub mod language;
 pub mod musician;
