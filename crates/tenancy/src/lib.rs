@@ -4,6 +4,7 @@ pub mod directory;
 pub mod host;
 pub mod placement;
 pub mod pools;
+pub mod proxies;
 pub mod quota;
 pub mod resolver;
 pub mod router;
@@ -13,11 +14,12 @@ pub mod tenant;
 pub mod unit;
 
 pub use directory::{BoxError, ChangeFeed, Changes, DirectoryError, TenantDirectory};
-pub use host::{Host, HostPolicy};
+pub use host::{Host, HostPolicy, InvalidAppDomain};
 pub use placement::{DatabaseId, Located, Placement, PlacementEpoch};
 pub use pools::{
     BreakerSettings, Lease, OpenError, PoolCache, PoolFactory, PoolSettings, PoolStats, PoolTarget,
 };
+pub use proxies::{InvalidProxies, TrustedProxies};
 pub use resolver::{Addressed, ResolveError, Resolver};
 pub use router::{RouteError, Routed, Router};
 pub use scope::{Purpose, TenantScope};
