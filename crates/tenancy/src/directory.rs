@@ -9,6 +9,8 @@ use crate::subdomain::Subdomain;
 use crate::tenant::{ConfigVersion, Tenant, TenantId};
 
 pub mod cache;
+pub mod cached;
+pub mod follow;
 
 /// What failed beneath an adapter; kept for the log, never shown to a client.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -13,6 +13,9 @@ pub mod subdomain;
 pub mod tenant;
 pub mod unit;
 
+pub use directory::cache::{CacheSettings, VersionedCache};
+pub use directory::cached::CachedDirectory;
+pub use directory::follow::{ChangeFollower, ChangeSink};
 pub use directory::{BoxError, ChangeFeed, Changes, DirectoryError, TenantDirectory};
 pub use host::{Host, HostPolicy, InvalidAppDomain};
 pub use placement::{DatabaseId, Located, Placement, PlacementEpoch};

@@ -1,0 +1,148 @@
+//! Following what changes in the registry, so that caches stay true.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::directory::{ChangeFeed, Changes, DirectoryError};
+use crate::tenant::ConfigVersion;
+
+/// Something that remembers answers and is told what changed: a cache of tenants, of people's authority.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+pub trait ChangeSink: Send + Sync {
+    /// These changed: what is remembered of them is no longer true.
+    fn apply(&self, changes: &Changes);
+
+    /// Anything may have changed: nothing that is remembered can be relied on.
+    fn apply_unknown(&self);
+}
+
+/// Asks a [`ChangeFeed`] what changed and tells every sink. One per node; ask each second.
+///
+/// A feed that cannot be reached leaves sinks as they are: nobody can change the registry then either, and
+/// their own ages bound what a node that is cut off believes.
+pub struct ChangeFollower {
+    feed: Arc<dyn ChangeFeed>,
+    sinks: Vec<Arc<dyn ChangeSink>>,
+    seen: Option<ConfigVersion>,
+}
+
+impl ChangeFollower {
+    /// A follower that has seen nothing: its first poll empties the sinks.
+    #[must_use]
+    pub fn new(feed: Arc<dyn ChangeFeed>, sinks: Vec<Arc<dyn ChangeSink>>) -> Self {
+        Self { feed, sinks, seen: None }
+    }
+
+    /// Tells the sinks what changed since the last successful poll, and gives the version they are true for.
+    ///
+    /// # Errors
+    /// The feed's; the next poll asks for the same changes again.
+    ///
+    /// # Cancel safety
+    /// Sinks are told after the last await: either all of them or none.
+    pub async fn poll_once(&mut self) -> Result<ConfigVersion, DirectoryError> {
+        let Some(seen) = self.seen else {
+            let version = self.feed.current_version().await?;
+            return Ok(self.start_over(version));
+        };
+        let changes = self.feed.changes_since(seen).await?;
+        if changes.version < seen {
+            // The registry was put back to an earlier state: what changed since cannot be listed.
+            return Ok(self.start_over(changes.version));
+        }
+        if !(changes.tenants.is_empty() && changes.users.is_empty()) {
+            self.sinks.iter().for_each(|sink| sink.apply(&changes));
+        }
+        self.seen = Some(changes.version);
+        Ok(changes.version)
+    }
+
+    /// What was remembered up to here may be older than `version`, which was read before this.
+    fn start_over(&mut self, version: ConfigVersion) -> ConfigVersion {
+        self.sinks.iter().for_each(|sink| sink.apply_unknown());
+        self.seen = Some(version);
+        version
+    }
+}
+
+impl fmt::Debug for ChangeFollower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seen, sinks, .. } = self;
+        f.debug_struct("ChangeFollower")
+            .field("seen", seen)
+            .field("sinks", &sinks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mockall::Sequence;
+    use mockall::predicate::eq;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::directory::MockChangeFeed;
+    use crate::tenant::TenantId;
+
+    fn changes(version: i64, tenants: &[u128]) -> Changes {
+        Changes {
+            tenants: tenants.iter().map(|id| TenantId::from_uuid(Uuid::from_u128(*id))).collect(),
+            users: Vec::new(),
+            version: ConfigVersion(version),
+        }
+    }
+
+    fn feed(answers: Vec<(i64, Result<Changes, DirectoryError>)>) -> MockChangeFeed {
+        let mut feed = MockChangeFeed::new();
+        feed.expect_current_version().once().returning(|| Ok(ConfigVersion(7)));
+        let mut order = Sequence::new();
+        for (since, answer) in answers {
+            feed.expect_changes_since()
+                .with(eq(ConfigVersion(since)))
+                .once()
+                .in_sequence(&mut order)
+                .return_once(move |_| answer);
+        }
+        feed
+    }
+
+    #[tokio::test]
+    async fn every_sink_hears_of_each_change_once() {
+        let mut first = MockChangeSink::new();
+        first.expect_apply_unknown().once().return_const(());
+        first.expect_apply().with(eq(changes(9, &[1]))).once().return_const(());
+        let mut second = MockChangeSink::new();
+        second.expect_apply_unknown().once().return_const(());
+        second.expect_apply().with(eq(changes(9, &[1]))).once().return_const(());
+        let feed = feed(vec![(7, Ok(changes(9, &[1]))), (9, Ok(changes(9, &[])))]);
+        let mut follower = ChangeFollower::new(Arc::new(feed), vec![Arc::new(first), Arc::new(second)]);
+        for version in [7, 9, 9] {
+            assert_eq!(follower.poll_once().await.expect("polled"), ConfigVersion(version));
+        }
+    }
+
+    #[tokio::test]
+    async fn failed_poll_is_asked_again_and_changes_nothing() {
+        let mut sink = MockChangeSink::new();
+        sink.expect_apply_unknown().once().return_const(());
+        sink.expect_apply().once().return_const(());
+        let unavailable = DirectoryError::Unavailable("down".into());
+        let feed = feed(vec![(7, Err(unavailable)), (7, Ok(changes(8, &[1])))]);
+        let mut follower = ChangeFollower::new(Arc::new(feed), vec![Arc::new(sink)]);
+        assert!(follower.poll_once().await.is_ok());
+        assert!(matches!(follower.poll_once().await, Err(DirectoryError::Unavailable(_))));
+        assert!(follower.poll_once().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn version_that_went_back_empties_the_sinks() {
+        let mut sink = MockChangeSink::new();
+        sink.expect_apply_unknown().times(2).return_const(());
+        let feed = feed(vec![(7, Ok(changes(3, &[]))), (3, Ok(changes(3, &[])))]);
+        let mut follower = ChangeFollower::new(Arc::new(feed), vec![Arc::new(sink)]);
+        for version in [7, 3, 3] {
+            assert_eq!(follower.poll_once().await.expect("polled"), ConfigVersion(version));
+        }
+    }
+}
