@@ -1,0 +1,129 @@
+//! What a database error means for the caller, without knowing what was stored.
+
+use std::borrow::Cow;
+
+use sqlx::error::DatabaseError;
+use stagesub_tenancy::{BeginError, BoxError};
+
+/// SQLSTATE that `app.enter` raises: this database does not serve the tenant at the given epoch.
+pub const STALE_EPOCH: &str = "TN001";
+/// SQLSTATE that `app.enter` raises: a writing transaction above READ COMMITTED.
+pub const ISOLATION: &str = "TN002";
+
+/// What a database error means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Failure {
+    /// A constraint refused the change; its name, where Postgres gives it.
+    Constraint(String),
+    /// Another transaction was in the way: deadlock, serialization, a lock that was not to be had.
+    Contended,
+    /// The connection is gone, refused, or the server is going down: nothing is wrong with the statement.
+    ConnectionLost,
+    /// The statement took longer than it may.
+    TimedOut,
+    /// The server has no connection or memory left.
+    Exhausted,
+    /// The tenant is served elsewhere, or at another epoch.
+    StaleEpoch,
+    /// The statement itself is wrong, or not allowed.
+    Statement,
+}
+
+/// Classifies an error of the driver.
+#[must_use]
+pub fn classify(error: &sqlx::Error) -> Failure {
+    match error {
+        sqlx::Error::Database(database) => classify_database(database.as_ref()),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolClosed => {
+            Failure::ConnectionLost
+        }
+        sqlx::Error::PoolTimedOut => Failure::Exhausted,
+        _ => Failure::Statement,
+    }
+}
+
+fn classify_database(error: &dyn DatabaseError) -> Failure {
+    classify_code(error.code().as_deref().unwrap_or_default(), error.constraint())
+}
+
+/// The table of SQLSTATEs.
+fn classify_code(code: &str, constraint: Option<&str>) -> Failure {
+    match code {
+        STALE_EPOCH => Failure::StaleEpoch,
+        "23505" | "23503" | "23514" | "23502" | "23P01" => {
+            Failure::Constraint(constraint.unwrap_or_default().to_owned())
+        }
+        "40P01" | "40001" | "55P03" => Failure::Contended,
+        "57014" | "25P03" | "57P05" => Failure::TimedOut,
+        "57P01" | "57P02" | "57P03" => Failure::ConnectionLost,
+        code if code.starts_with("08") => Failure::ConnectionLost,
+        code if code.starts_with("53") => Failure::Exhausted,
+        _ => Failure::Statement,
+    }
+}
+
+/// Whether the connection itself is of no more use.
+#[must_use]
+pub fn is_dead(error: &sqlx::Error) -> bool {
+    classify(error) == Failure::ConnectionLost
+}
+
+/// The SQLSTATE, if the server gave one.
+#[must_use]
+pub fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(DatabaseError::code)
+}
+
+/// Why a begin failed.
+pub(crate) fn begin_error(error: sqlx::Error) -> BeginError {
+    match classify(&error) {
+        Failure::StaleEpoch => BeginError::Moved,
+        _ => BeginError::Unavailable(Box::new(error)),
+    }
+}
+
+/// A transaction was not, or not surely, committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The database refused: nothing was kept. An earlier statement failed, or the transaction was ended
+    /// behind its owner's back.
+    #[error("the transaction was not committed")]
+    Refused(#[source] BoxError),
+    /// The connection was lost while committing: whether it was kept is not known.
+    #[error("the connection was lost while committing")]
+    Unknown(#[source] BoxError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sqlstate_we_act_on_has_its_meaning() {
+        for (code, meaning) in [
+            ("TN001", Failure::StaleEpoch),
+            ("TN002", Failure::Statement),
+            ("23505", Failure::Constraint("musician_email_key".to_owned())),
+            ("40P01", Failure::Contended),
+            ("40001", Failure::Contended),
+            ("55P03", Failure::Contended),
+            ("57014", Failure::TimedOut),
+            ("57P01", Failure::ConnectionLost),
+            ("08006", Failure::ConnectionLost),
+            ("53300", Failure::Exhausted),
+            ("42501", Failure::Statement),
+            ("42704", Failure::Statement),
+        ] {
+            assert_eq!(classify_code(code, Some("musician_email_key")), meaning, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_broken_socket_is_a_lost_connection() {
+        let error = sqlx::Error::Io(std::io::ErrorKind::BrokenPipe.into());
+        assert!(is_dead(&error));
+        assert!(matches!(begin_error(error), BeginError::Unavailable(_)));
+    }
+}

@@ -1,0 +1,310 @@
+//! Pools of connections for tenant transactions, and what happens to a connection that a transaction left
+//! behind.
+//!
+//! Leaner than sqlx's own pool, which pings at every return: lending and taking back cost no message. The
+//! price is that a connection says of itself whether it may be lent: it is dirty from before the first
+//! message of a transaction until that transaction ended cleanly, and a dirty one is never lent.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use stagesub_tenancy::BeginError;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+/// How a pool of one database behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct TenantPoolSettings {
+    /// Most connections, at least 1. Never exceeded, clean-up included.
+    pub max_connections: u32,
+    /// Longest wait for a connection before [`BeginError::Busy`].
+    pub wait: Duration,
+    /// Longest time to make a connection.
+    pub connect: Duration,
+    /// Connections that were not used for so long are closed.
+    pub idle: Duration,
+    /// What each transaction may take.
+    pub timeouts: TxTimeouts,
+}
+
+/// Bounds within one transaction, set by its first message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TxTimeouts {
+    /// Longest statement.
+    pub statement: Duration,
+    /// Longest wait for a lock.
+    pub lock: Duration,
+    /// Longest pause between statements.
+    pub idle: Duration,
+}
+
+impl Default for TxTimeouts {
+    fn default() -> Self {
+        Self {
+            statement: Duration::from_secs(15),
+            lock: Duration::from_secs(5),
+            idle: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for TenantPoolSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            wait: Duration::from_secs(5),
+            connect: Duration::from_secs(5),
+            idle: Duration::from_mins(10),
+            timeouts: TxTimeouts::default(),
+        }
+    }
+}
+
+/// After this long without an answer, the statement that was left behind is cancelled on the server.
+const CANCEL_AFTER: Duration = Duration::from_millis(50);
+/// After this long a connection that does not come back is closed.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
+/// Answers to statements that were left behind, at most: one that ran, one that was sent after it.
+const PENDING_ANSWERS: u32 = 3;
+
+/// Connections to one database, as the application's login. Lent to [`crate::tx::TenantTx`] alone: neither
+/// the pool nor a connection can be taken out of it.
+pub struct TenantPool {
+    inner: managed::Pool<Manager>,
+    settings: TenantPoolSettings,
+    canceller: Arc<Canceller>,
+    reaper: tokio::task::AbortHandle,
+}
+
+impl fmt::Debug for TenantPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TenantPool").field("status", &self.inner.status()).finish_non_exhaustive()
+    }
+}
+
+impl TenantPool {
+    /// A pool that opens its connections when they are wanted. Call within a Tokio runtime.
+    pub(crate) fn new(options: PgConnectOptions, settings: TenantPoolSettings) -> Result<Self, sqlx::Error> {
+        let options = options.disable_statement_logging();
+        let size = usize::try_from(settings.max_connections.max(1)).unwrap_or(1);
+        let inner = managed::Pool::builder(Manager { options: options.clone() })
+            .max_size(size)
+            .wait_timeout(Some(settings.wait))
+            .create_timeout(Some(settings.connect))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
+        let reaper = tokio::spawn(close_idle(inner.clone(), settings.idle)).abort_handle();
+        Ok(Self { inner, settings, canceller: Arc::new(Canceller::new(options)), reaper })
+    }
+
+    /// Bounds of each transaction.
+    #[must_use]
+    pub fn timeouts(&self) -> TxTimeouts {
+        self.settings.timeouts
+    }
+
+    /// Connections that exist now, those being cleaned up included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.inner.status().size
+    }
+
+    /// Connections that could be lent at once.
+    #[must_use]
+    pub fn idle_connections(&self) -> usize {
+        self.inner.status().available
+    }
+
+    /// Borrows a connection, marked dirty before anybody can send anything on it. The flag tells whether it
+    /// was used before, so that its being dead is no news about the server.
+    pub(crate) async fn borrow(&self) -> Result<(Borrowed, bool), BeginError> {
+        match self.inner.get().await {
+            Ok(mut object) => {
+                object.state = State::Dirty;
+                let reused = Object::metrics(&object).recycle_count > 0;
+                Ok((Borrowed { object: Some(object), canceller: Arc::clone(&self.canceller) }, reused))
+            }
+            Err(managed::PoolError::Timeout(managed::TimeoutType::Wait)) => Err(BeginError::Busy),
+            Err(managed::PoolError::Backend(error)) => Err(BeginError::Unavailable(Box::new(error))),
+            Err(error) => Err(BeginError::Unavailable(error.to_string().into())),
+        }
+    }
+
+    /// Closes idle connections now and the others as they come back.
+    pub(crate) async fn close(&self) {
+        self.reaper.abort();
+        self.inner.close();
+        self.canceller.close().await;
+    }
+}
+
+impl Drop for TenantPool {
+    fn drop(&mut self) {
+        self.reaper.abort();
+        self.inner.close();
+    }
+}
+
+async fn close_idle(pool: managed::Pool<Manager>, idle: Duration) {
+    let mut tick = tokio::time::interval(idle.max(Duration::from_secs(1)) / 2);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !pool.is_closed() {
+        tick.tick().await;
+        let _closed = pool.retain(|_, metrics| metrics.last_used() < idle);
+    }
+}
+
+/// Whether a connection may be lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Clean,
+    Dirty,
+}
+
+/// One connection.
+pub(crate) struct Conn {
+    pg: PgConnection,
+    state: State,
+    pid: i32,
+}
+
+pub(crate) struct Manager {
+    options: PgConnectOptions,
+}
+
+impl managed::Manager for Manager {
+    type Type = Conn;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> Result<Conn, sqlx::Error> {
+        let mut pg = PgConnection::connect_with(&self.options).await?;
+        let pid = sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut pg).await?;
+        Ok(Conn { pg, state: State::Clean, pid })
+    }
+
+    async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<sqlx::Error> {
+        // The fail-safe, not the clean-up: that happens before a connection comes back here.
+        match conn.state {
+            State::Clean => Ok(()),
+            State::Dirty => Err(RecycleError::message("left dirty by a transaction")),
+        }
+    }
+}
+
+/// A connection that is lent. Dropping it without [`Borrowed::release`] cleans it up, or closes it.
+pub(crate) struct Borrowed {
+    object: Option<Object<Manager>>,
+    canceller: Arc<Canceller>,
+}
+
+impl Borrowed {
+    /// The connection, for the transaction that holds this.
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.object.as_mut().expect("a borrowed connection is present until it is given back").pg
+    }
+
+    /// Gives back a connection whose transaction ended cleanly and whose settings were reset.
+    pub(crate) fn release(mut self) {
+        if let Some(mut object) = self.object.take() {
+            object.state = State::Clean;
+        }
+    }
+
+    /// Closes a connection that is of no more use.
+    pub(crate) fn discard(mut self) {
+        if let Some(object) = self.object.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        match Handle::try_current() {
+            // The task keeps the pool's permit, so cleaning up never makes it exceed its size.
+            Ok(runtime) => {
+                runtime.spawn(reclaim(object, Arc::clone(&self.canceller)));
+            }
+            Err(_) => drop(Object::take(object)),
+        }
+    }
+}
+
+/// Brings a connection that was left in the middle of something back, or closes it.
+async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>) {
+    let pid = object.pid;
+    let tidied = {
+        let tidy = tidy(&mut object.pg);
+        tokio::pin!(tidy);
+        tokio::select! {
+            result = &mut tidy => result.is_ok(),
+            () = tokio::time::sleep(CANCEL_AFTER) => {
+                // The statement still runs on the server: closing the socket would not stop it.
+                if let Err(error) = canceller.cancel(pid).await {
+                    tracing::debug!(%error, "a statement that was left behind could not be cancelled");
+                }
+                matches!(tokio::time::timeout(GIVE_UP_AFTER, tidy).await, Ok(Ok(())))
+            }
+        }
+    };
+    if tidied {
+        object.state = State::Clean;
+    } else {
+        drop(Object::take(object));
+    }
+}
+
+/// Waits until every answer of the last user has arrived, ends the transaction, resets all settings. An
+/// error that is still on its way belongs to the last user and must not reach the next.
+async fn tidy(pg: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for _ in 0..PENDING_ANSWERS {
+        match pg.ping().await {
+            Ok(()) => break,
+            Err(sqlx::Error::Database(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    sqlx::raw_sql("ROLLBACK;RESET ALL").execute(pg).await.map(|_| ())
+}
+
+/// Cancels statements over a connection of its own, opened when first wanted.
+struct Canceller {
+    options: PgConnectOptions,
+    connection: Mutex<Option<PgConnection>>,
+}
+
+impl Canceller {
+    fn new(options: PgConnectOptions) -> Self {
+        Self { options, connection: Mutex::new(None) }
+    }
+
+    async fn cancel(&self, pid: i32) -> Result<(), sqlx::Error> {
+        let attempt = async {
+            let mut slot = self.connection.lock().await;
+            let mut pg = match slot.take() {
+                Some(pg) => pg,
+                None => PgConnection::connect_with(&self.options).await?,
+            };
+            sqlx::query("SELECT pg_catalog.pg_cancel_backend($1)").bind(pid).execute(&mut pg).await?;
+            *slot = Some(pg);
+            Ok(())
+        };
+        tokio::time::timeout(GIVE_UP_AFTER, attempt)
+            .await
+            .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+    }
+
+    async fn close(&self) {
+        if let Some(pg) = self.connection.lock().await.take()
+            && let Err(error) = pg.close().await
+        {
+            tracing::debug!(%error, "the control connection did not close cleanly");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The transaction that is bound to one tenant: the only place that begins one.
+
+use std::fmt;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{AssertSqlSafe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+use stagesub_tenancy::router::Routed;
+use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, TenantId, TenantScope};
+
+use crate::error::{CommitError, begin_error, is_dead};
+use crate::pool::{Borrowed, TenantPool, TxTimeouts};
+
+/// One transaction on one tenant's data.
+///
+/// It begins with one message that binds the tenant, bounds the transaction and enters at the epoch that the
+/// router gave; Postgres refuses every row of another tenant from then on. It is an [`Executor`], so queries
+/// run on it and no connection ever leaves it.
+///
+/// There is no way to begin one without a scope:
+///
+/// ```compile_fail,E0061
+/// # async fn begin(routed: stagesub_tenancy::router::Routed<stagesub_storage::pool::TenantPool>) {
+/// let tx = stagesub_storage::tx::TenantTx::begin(routed, stagesub_tenancy::Access::Read).await;
+/// # }
+/// ```
+///
+/// # Cancel safety
+/// Dropping it, or any future of it, rolls back: a background task waits for the statement under way
+/// (cancelling it on the server when it takes long), ends the transaction, resets all settings and only then
+/// gives the connection back; if that fails the connection is closed.
+pub struct TenantTx {
+    borrowed: Borrowed,
+    tenant: TenantId,
+    access: Access,
+    /// Keeps the pool open.
+    _lease: Lease<TenantPool>,
+}
+
+impl fmt::Debug for TenantTx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TenantTx")
+            .field("tenant", &self.tenant)
+            .field("access", &self.access)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TenantTx {
+    /// Begins a transaction for the scope's tenant on the pool that the router leased for it.
+    ///
+    /// # Errors
+    /// [`BeginError::Moved`] when the database serves the tenant no more, or at another epoch;
+    /// [`BeginError::Busy`] when no connection was to be had in time.
+    pub async fn begin(
+        routed: Routed<TenantPool>,
+        scope: &TenantScope,
+        access: Access,
+    ) -> Result<Self, BeginError> {
+        let tenant = scope.tenant_id();
+        if routed.located.tenant != tenant {
+            return Err(BeginError::Unavailable("the pool was leased for another tenant".into()));
+        }
+        let text = begin_text(tenant, access, routed.located.epoch, routed.lease.timeouts());
+        loop {
+            let (mut borrowed, reused) = routed.lease.borrow().await?;
+            match sqlx::raw_sql(AssertSqlSafe(text.as_str())).execute(borrowed.connection()).await {
+                Ok(_) => return Ok(Self { borrowed, tenant, access, _lease: routed.lease }),
+                // A connection that died while it lay idle says nothing of the server, and begin has no
+                // effect: take the next. Each turn removes one, so this ends.
+                Err(error) if reused && is_dead(&error) => borrowed.discard(),
+                Err(error) => return Err(begin_error(error)),
+            }
+        }
+    }
+
+    /// The tenant, for the `WHERE tenant_id = $1` that every statement says as well.
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Whether it may write.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// [`CommitError::Refused`]: nothing was kept. [`CommitError::Unknown`]: the connection was lost in
+    /// between.
+    pub async fn commit(mut self) -> Result<(), CommitError> {
+        match sqlx::raw_sql(commit_text(self.access)).execute(self.borrowed.connection()).await {
+            Ok(_) => {
+                self.borrowed.release();
+                Ok(())
+            }
+            Err(error) if is_dead(&error) && self.access == Access::Write => {
+                Err(CommitError::Unknown(Box::new(error)))
+            }
+            Err(error) => Err(CommitError::Refused(Box::new(error))),
+        }
+    }
+}
+
+/// The first message, built of a UUID and integers only.
+fn begin_text(tenant: TenantId, access: Access, epoch: PlacementEpoch, timeouts: TxTimeouts) -> String {
+    let mode = match access {
+        Access::Read => "READ ONLY",
+        Access::Write => "READ WRITE",
+    };
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED {mode};\
+         SET LOCAL app.tenant_id='{tenant}';\
+         SET LOCAL statement_timeout={};\
+         SET LOCAL lock_timeout={};\
+         SET LOCAL idle_in_transaction_session_timeout={};\
+         CALL app.enter({epoch})",
+        timeouts.statement.as_millis(),
+        timeouts.lock.as_millis(),
+        timeouts.idle.as_millis(),
+    )
+}
+
+/// The last message. sqlx takes the `COMMIT` of an aborted transaction for a success (the server answers
+/// ROLLBACK); asking for the tenant first fails both then and when the transaction is open no more.
+/// `RESET ALL` takes back settings that a statement made for the session.
+const fn commit_text(access: Access) -> &'static str {
+    match access {
+        Access::Write => "SELECT app.tenant_id();COMMIT;RESET ALL",
+        Access::Read => "COMMIT;RESET ALL",
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut TenantTx {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: Execute<'q, Self::Database>,
+        'q: 'e,
+        E: 'q,
+    {
+        self.connection().fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: Execute<'q, Self::Database>,
+        'q: 'e,
+        E: 'q,
+    {
+        self.connection().fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        self.connection().prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Self::Database>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        self.connection().describe(sql)
+    }
+}
+
+impl TenantTx {
+    fn connection(&mut self) -> &mut PgConnection {
+        self.borrowed.connection()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_first_message_is_made_of_a_uuid_and_integers_only() {
+        let tenant: TenantId = "01932c07-0000-7000-8000-000000000001".parse().unwrap();
+        let timeouts = TxTimeouts {
+            statement: Duration::from_secs(15),
+            lock: Duration::from_millis(50),
+            idle: Duration::from_secs(30),
+        };
+        assert_eq!(
+            begin_text(tenant, Access::Write, PlacementEpoch(7), timeouts),
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
+             SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
+             SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=50;\
+             SET LOCAL idle_in_transaction_session_timeout=30000;CALL app.enter(7)"
+        );
+        assert!(begin_text(tenant, Access::Read, PlacementEpoch(7), timeouts).contains("READ ONLY;"));
+    }
+
+    #[test]
+    fn a_writing_commit_asks_for_the_tenant_first() {
+        assert!(commit_text(Access::Write).starts_with("SELECT app.tenant_id();COMMIT"));
+        assert!(commit_text(Access::Read).ends_with("RESET ALL"));
+    }
+}
