@@ -202,6 +202,8 @@ pub struct Person {
 pub trait PersonRegistry: Send + Sync {
     /// Finds one by address, without regard to case.
     async fn find_by_email(&self, email: &str) -> Result<Option<Person>, StoreError>;
+    /// Whether anybody who may sign in runs the platform.
+    async fn has_superadmin(&self) -> Result<bool, StoreError>;
     /// Creates a person or takes the one with this address, and makes them a member in a role.
     async fn add_member(
         &self,
