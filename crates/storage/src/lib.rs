@@ -9,3 +9,8 @@ pub mod pool;
 pub mod seal;
 pub mod target;
 pub mod tx;
+
+#[cfg(feature = "orchestra")]
+pub mod repo;
+#[cfg(feature = "orchestra")]
+pub mod unit;

@@ -1,6 +1,9 @@
 -- What binds a transaction to one tenant, in every database that holds tenants. The schema and the marker
 -- were made before the first migration (migrations/bootstrap/tenant.sql).
 
+-- Routines are callable by PUBLIC unless that is taken away.
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
+
 CREATE FUNCTION app.tenant_id() RETURNS uuid
     LANGUAGE sql STABLE PARALLEL SAFE
     -- No missing_ok: unset raises, and so does the '' that an earlier transaction's SET LOCAL leaves.
@@ -53,11 +56,31 @@ $enter$;
 COMMENT ON PROCEDURE app.enter(bigint) IS
     'Takes the tenant''s shared lock when the transaction may write, then refuses (TN001) unless this database serves it at the given epoch.';
 
+-- Puts a table of tenant data behind the fence: for migrations, ours and an embedder's; the owner alone calls
+-- it. The restrictive policy cannot be widened by a permissive one that is added later; without a permissive
+-- one nothing would be visible.
+CREATE PROCEDURE app.protect(tenant_table regclass)
+    LANGUAGE plpgsql
+    AS $protect$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', tenant_table);
+    EXECUTE format(
+        'CREATE POLICY tenant_fence ON %s AS RESTRICTIVE FOR ALL TO PUBLIC '
+        'USING (tenant_id = (SELECT app.tenant_id())) WITH CHECK (tenant_id = (SELECT app.tenant_id()))',
+        tenant_table);
+    EXECUTE format(
+        'CREATE POLICY tenant_rows ON %s AS PERMISSIVE FOR ALL TO PUBLIC '
+        'USING (tenant_id = (SELECT app.tenant_id())) WITH CHECK (tenant_id = (SELECT app.tenant_id()))',
+        tenant_table);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO stagesub_mover', tenant_table);
+END
+$protect$;
+COMMENT ON PROCEDURE app.protect(regclass) IS 'Forces row-level security, with the tenant fence, on a table that has a tenant_id.';
+
 CREATE SCHEMA tenant;
 
 REVOKE ALL ON SCHEMA tenant FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA app FROM PUBLIC;
-REVOKE ALL ON ALL PROCEDURES IN SCHEMA app FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA app FROM PUBLIC;
 GRANT USAGE ON SCHEMA tenant TO stagesub_app, stagesub_mover;
 GRANT EXECUTE ON FUNCTION app.tenant_id() TO stagesub_app, stagesub_mover;
 GRANT EXECUTE ON PROCEDURE app.enter(bigint) TO stagesub_app;

@@ -173,31 +173,17 @@ COMMENT ON TABLE tenant.audit IS 'What was changed, by whom, from where. Written
 CREATE INDEX audit_created_at_idx ON tenant.audit (tenant_id, created_at, id);
 CREATE INDEX audit_record_idx ON tenant.audit (tenant_id, model, record_id);
 
--- The fence of every table here. Restrictive, so that no later permissive policy can widen it; one
--- permissive policy, since without any nothing is visible.
-DO $fences$
-DECLARE
-    found record;
-BEGIN
-    FOR found IN
-        SELECT c.relname FROM pg_catalog.pg_class AS c
-        WHERE c.relnamespace = 'tenant'::regnamespace AND c.relkind IN ('r', 'p')
-        ORDER BY c.relname
-    LOOP
-        EXECUTE format('ALTER TABLE tenant.%I ENABLE ROW LEVEL SECURITY', found.relname);
-        EXECUTE format('ALTER TABLE tenant.%I FORCE ROW LEVEL SECURITY', found.relname);
-        EXECUTE format(
-            'CREATE POLICY tenant_fence ON tenant.%I AS RESTRICTIVE FOR ALL TO PUBLIC '
-            'USING (tenant_id = (SELECT app.tenant_id())) WITH CHECK (tenant_id = (SELECT app.tenant_id()))',
-            found.relname);
-        EXECUTE format(
-            'CREATE POLICY tenant_rows ON tenant.%I AS PERMISSIVE FOR ALL TO PUBLIC '
-            'USING (tenant_id = (SELECT app.tenant_id())) WITH CHECK (tenant_id = (SELECT app.tenant_id()))',
-            found.relname);
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON tenant.%I TO stagesub_mover', found.relname);
-    END LOOP;
-END
-$fences$;
+CALL app.protect('tenant.settings');
+CALL app.protect('tenant.quota');
+CALL app.protect('tenant.id_counter');
+CALL app.protect('tenant.instrument');
+CALL app.protect('tenant.position');
+CALL app.protect('tenant.ranking_list');
+CALL app.protect('tenant.musician');
+CALL app.protect('tenant.musician_qualification');
+CALL app.protect('tenant.project');
+CALL app.protect('tenant.email_template');
+CALL app.protect('tenant.audit');
 
 -- What the application may do: rows of its tenant, never the columns that say whose and which they are.
 GRANT SELECT, INSERT ON

@@ -1,0 +1,94 @@
+//! The unit of work on Postgres.
+
+use async_trait::async_trait;
+use stagesub_domain::error::StoreError;
+use stagesub_domain::ports::{
+    AuditLog, InstrumentRepository, MusicianRepository, PositionRepository, ProjectRepository,
+    QuotaRepository, RankingListRepository, SettingsRepository, StarterRepository, UnitOfWork,
+};
+use stagesub_id_gen::SequenceStore;
+use stagesub_tenancy::{Access, BeginError, TenantScope, UnitOfWorkFactory};
+
+use crate::error::CommitError;
+use crate::factory::TenantDb;
+use crate::repo::{
+    PgAuditLog, PgInstruments, PgMusicians, PgPositions, PgProjects, PgQuotas, PgRankingLists, PgSequences,
+    PgSettings, PgStarter,
+};
+use crate::tx::TenantTx;
+
+/// Begins units of work on the databases that hold the tenants.
+pub struct PgUnitOfWorkFactory {
+    database: TenantDb,
+}
+
+impl PgUnitOfWorkFactory {
+    /// Over tenant transactions.
+    #[must_use]
+    pub fn new(database: TenantDb) -> Self {
+        Self { database }
+    }
+}
+
+#[async_trait]
+impl UnitOfWorkFactory for PgUnitOfWorkFactory {
+    type Unit = Box<dyn UnitOfWork>;
+
+    async fn begin(&self, scope: &TenantScope, access: Access) -> Result<Self::Unit, BeginError> {
+        Ok(Box::new(PgUnit { tx: self.database.begin(scope, access).await? }))
+    }
+}
+
+struct PgUnit {
+    tx: TenantTx,
+}
+
+#[async_trait]
+impl UnitOfWork for PgUnit {
+    fn instruments<'w>(&'w mut self) -> Box<dyn InstrumentRepository + 'w> {
+        Box::new(PgInstruments { tx: &mut self.tx })
+    }
+
+    fn positions<'w>(&'w mut self) -> Box<dyn PositionRepository + 'w> {
+        Box::new(PgPositions { tx: &mut self.tx })
+    }
+
+    fn ranking_lists<'w>(&'w mut self) -> Box<dyn RankingListRepository + 'w> {
+        Box::new(PgRankingLists { tx: &mut self.tx })
+    }
+
+    fn musicians<'w>(&'w mut self) -> Box<dyn MusicianRepository + 'w> {
+        Box::new(PgMusicians { tx: &mut self.tx })
+    }
+
+    fn projects<'w>(&'w mut self) -> Box<dyn ProjectRepository + 'w> {
+        Box::new(PgProjects { tx: &mut self.tx })
+    }
+
+    fn settings<'w>(&'w mut self) -> Box<dyn SettingsRepository + 'w> {
+        Box::new(PgSettings { tx: &mut self.tx })
+    }
+
+    fn quotas<'w>(&'w mut self) -> Box<dyn QuotaRepository + 'w> {
+        Box::new(PgQuotas { tx: &mut self.tx })
+    }
+
+    fn sequences<'w>(&'w mut self) -> Box<dyn SequenceStore + 'w> {
+        Box::new(PgSequences { tx: &mut self.tx })
+    }
+
+    fn audit<'w>(&'w mut self) -> Box<dyn AuditLog + 'w> {
+        Box::new(PgAuditLog { tx: &mut self.tx })
+    }
+
+    fn starter<'w>(&'w mut self) -> Box<dyn StarterRepository + 'w> {
+        Box::new(PgStarter { tx: &mut self.tx })
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        self.tx.commit().await.map_err(|error| match error {
+            error @ CommitError::Unknown(_) => StoreError::Unavailable(Box::new(error)),
+            error => StoreError::Failed(Box::new(error)),
+        })
+    }
+}
