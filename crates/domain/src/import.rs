@@ -4,8 +4,7 @@
 //! time, so that memory does not grow with the file. What becomes of the rows is decided by
 //! [`crate::service::import`].
 
-pub(crate) mod catalogue;
-pub(crate) mod decode;
+pub mod decode;
 pub mod header;
 pub mod reader;
 pub mod row;

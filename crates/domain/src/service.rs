@@ -5,7 +5,6 @@
 
 pub mod changes;
 pub mod context;
-pub mod import;
 pub mod instruments;
 pub mod limits;
 pub mod musicians;

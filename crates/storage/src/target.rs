@@ -229,6 +229,11 @@ impl ConnectionTarget {
         &self.user
     }
 
+    /// The password, for another connection string of the same login.
+    pub(crate) const fn password(&self) -> Option<&SecretString> {
+        self.password.as_ref()
+    }
+
     /// The database's name.
     #[must_use]
     pub fn database(&self) -> &str {

@@ -1,0 +1,118 @@
+//! What is taken from PUBLIC in each database: functions that open a way around the tenant's fence.
+//!
+//! Only a superuser can take them; a REVOKE by anybody else is no more than a warning. So privileges are
+//! read back, and what is still open is reported with the SQL that mends it. A new database has its
+//! functions' privileges from its template, which is why dedicated databases are made of a template that
+//! was hardened once.
+
+use sqlx::PgConnection;
+
+use crate::migrate::error::{MigrateError, during};
+use crate::migrate::report::Partial;
+
+/// Name of the template that dedicated databases are made of.
+pub(crate) const TEMPLATE_DATABASE: &str = "stagesub_template";
+
+/// Takes what DESIGN's list names and gives back what the platform's own roles need. One statement, so
+/// that it can also be shown to an administrator as it is.
+const HARDEN: &str = r"DO $harden$
+DECLARE
+    taken record;
+BEGIN
+    FOR taken IN
+        SELECT p.oid::regprocedure AS signature, p.proname AS name
+        FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace = 'pg_catalog'::regnamespace
+            AND (p.proname IN ('set_config', 'pg_terminate_backend', 'pg_logical_emit_message', 'pg_notify',
+                    'pg_advisory_lock', 'pg_advisory_lock_shared',
+                    'pg_try_advisory_lock', 'pg_try_advisory_lock_shared', 'loread', 'lowrite')
+                OR p.proname ~ '^(lo_|(query|cursor|table|schema|database)_to_xml)')
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', taken.signature);
+        IF taken.name = 'set_config' THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO stagesub_migrator', taken.signature);
+        ELSIF taken.name IN ('pg_terminate_backend', 'pg_logical_emit_message') THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO stagesub_mover', taken.signature);
+        ELSIF taken.name = 'pg_notify' THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO stagesub_control', taken.signature);
+        ELSIF taken.name ~ 'advisory' THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO stagesub_owner', taken.signature);
+        END IF;
+    END LOOP;
+END
+$harden$";
+
+/// Takes the functions from PUBLIC if this user is a superuser, and reports what the application's login
+/// may still call.
+pub(crate) async fn harden(
+    conn: &mut PgConnection,
+    database: &str,
+    superuser: bool,
+) -> Result<Option<Partial>, MigrateError> {
+    if superuser {
+        sqlx::raw_sql(HARDEN).execute(&mut *conn).await.map_err(during("taking functions from PUBLIC"))?;
+    }
+    let open = open_functions(conn).await?;
+    Ok((!open.is_empty()).then(|| Partial {
+        name: format!("functions open to every role in {database}"),
+        why: format!("only a superuser can take them from PUBLIC; still open: {}", open.join(", ")),
+        sql: format!("{HARDEN};"),
+    }))
+}
+
+/// The names of the functions on the list that the application's login may call in this database.
+async fn open_functions(conn: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
+    sqlx::query_scalar!(
+        r#"SELECT DISTINCT p.proname::text AS "name!"
+        FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace = 'pg_catalog'::regnamespace
+            AND (p.proname IN ('set_config', 'pg_terminate_backend', 'pg_logical_emit_message', 'pg_notify',
+                    'pg_advisory_lock', 'pg_advisory_lock_shared',
+                    'pg_try_advisory_lock', 'pg_try_advisory_lock_shared', 'loread', 'lowrite')
+                OR p.proname ~ '^(lo_|(query|cursor|table|schema|database)_to_xml)')
+            AND has_function_privilege('stagesub_app', p.oid, 'EXECUTE')
+        ORDER BY 1"#
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(during("reading the privileges of functions back"))
+}
+
+/// Makes the template that dedicated databases are copied from, hardened, if this user is a superuser.
+/// `maintenance` is a connection to another database of the same server.
+pub(crate) async fn make_template(maintenance: &mut PgConnection) -> Result<(), MigrateError> {
+    let exists = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1) AS "exists!""#,
+        TEMPLATE_DATABASE
+    )
+    .fetch_one(&mut *maintenance)
+    .await
+    .map_err(during("looking for the template of dedicated databases"))?;
+    if !exists {
+        sqlx::raw_sql(
+            "CREATE DATABASE stagesub_template TEMPLATE template0 ENCODING 'UTF8' STRATEGY file_copy",
+        )
+        .execute(&mut *maintenance)
+        .await
+        .map_err(during("making the template of dedicated databases"))?;
+    }
+    sqlx::raw_sql(
+        "REVOKE ALL ON DATABASE stagesub_template FROM PUBLIC; ALTER DATABASE stagesub_template IS_TEMPLATE true",
+    )
+    .execute(maintenance)
+    .await
+    .map_err(during("marking the template of dedicated databases"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancelling_and_transaction_locks_stay_callable() {
+        for kept in ["pg_cancel_backend", "pg_advisory_xact_lock", "pg_try_advisory_xact_lock"] {
+            assert!(!HARDEN.contains(&format!("'{kept}'")), "{kept}");
+        }
+    }
+}
