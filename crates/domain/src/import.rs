@@ -4,7 +4,8 @@
 //! time, so that memory does not grow with the file. What becomes of the rows is decided by
 //! [`crate::service::import`].
 
-pub mod decode;
+pub(crate) mod catalogue;
+pub(crate) mod decode;
 pub mod header;
 pub mod reader;
 pub mod row;

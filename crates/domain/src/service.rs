@@ -5,6 +5,7 @@
 
 pub mod changes;
 pub mod context;
+pub mod import;
 pub mod instruments;
 pub mod limits;
 pub mod musicians;

@@ -1,7 +1,10 @@
 //! Who is the tenant, may it be served, and where is its data.
 
+pub mod clock;
 pub mod directory;
 pub mod host;
+#[cfg(feature = "axum")]
+pub mod http;
 pub mod placement;
 pub mod pools;
 pub mod proxies;
@@ -11,8 +14,11 @@ pub mod router;
 pub mod scope;
 pub mod subdomain;
 pub mod tenant;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod unit;
 
+pub use clock::Clock;
 pub use directory::cache::{CacheSettings, VersionedCache};
 pub use directory::cached::CachedDirectory;
 pub use directory::follow::{ChangeFollower, ChangeSink};

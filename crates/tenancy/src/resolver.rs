@@ -97,8 +97,12 @@ impl Resolver {
     }
 }
 
-/// The access decision: one row of the table on [`Resolver`].
-fn grant(tenant: Arc<Tenant>, purpose: Purpose, now: DateTime<Utc>) -> Result<TenantScope, ResolveError> {
+/// The access decision: one row of the table on [`Resolver`]. Nothing else makes a scope.
+pub(crate) fn grant(
+    tenant: Arc<Tenant>,
+    purpose: Purpose,
+    now: DateTime<Utc>,
+) -> Result<TenantScope, ResolveError> {
     let refused = |refusal| Err(ResolveError::Refused { tenant: Arc::clone(&tenant), refusal });
     let accepted = match (&purpose, tenant.status) {
         (Purpose::Request, _) => tenant.access_at(now),
