@@ -1,5 +1,7 @@
 //! What signing in needs of the registry, as traits.
 
+use std::fmt;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
@@ -13,8 +15,8 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AuthEpoch(pub i64);
 
-/// What a sign-in is checked against. The hash is redacted in `Debug`.
-#[derive(Debug, Clone)]
+/// What a sign-in is checked against. Hash, name and address are left out of `Debug`.
+#[derive(Clone)]
 pub struct Credential {
     /// The person.
     pub user: Uuid,
@@ -34,6 +36,18 @@ pub struct Credential {
     pub auth_epoch: AuthEpoch,
     /// Role in the tenant that was asked about, if a member.
     pub role: Option<Role>,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("user", &self.user)
+            .field("is_active", &self.is_active)
+            .field("is_superadmin", &self.is_superadmin)
+            .field("auth_epoch", &self.auth_epoch)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a person may do now, in a tenant or on the platform.
