@@ -99,4 +99,14 @@ pub trait AuthorityStore: Send + Sync {
         user: Uuid,
         tenant: Option<TenantId>,
     ) -> Result<Option<Authority>, StoreError>;
+
+    /// The same, but never from memory: for a caller who has seen a later version than the one it was told.
+    /// A store that remembers nothing need not say more than this.
+    async fn find_current_authority(
+        &self,
+        user: Uuid,
+        tenant: Option<TenantId>,
+    ) -> Result<Option<Authority>, StoreError> {
+        self.find_authority(user, tenant).await
+    }
 }

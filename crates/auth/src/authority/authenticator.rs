@@ -9,8 +9,8 @@ use stagesub_domain::role::Role;
 use stagesub_tenancy::{BoxError, TenantId};
 use uuid::Uuid;
 
-use crate::ports::AuthorityStore;
-use crate::token::{AccessTokens, TokenError, check_tenant};
+use crate::ports::{Authority, AuthorityStore};
+use crate::token::{AccessTokens, Claims, TokenError, check_tenant};
 
 /// Checks access tokens against what their holders may do now.
 pub struct Authenticator {
@@ -69,8 +69,7 @@ impl Authenticator {
         let claims = self.tokens.verify(token, now)?;
         check_tenant(&claims, tenant)?;
         let current = self
-            .authority
-            .find_authority(claims.user, tenant)
+            .current(&claims, tenant)
             .await
             .map_err(AuthenticateError::Store)?
             .filter(|current| current.user == claims.user && current.is_active)
@@ -78,6 +77,20 @@ impl Authenticator {
             .ok_or(AuthenticateError::Revoked)?;
         let role = role_at(tenant, current.is_superadmin, current.role).ok_or(AuthenticateError::Revoked)?;
         Ok(Authenticated { user: current.user, role, tenant })
+    }
+
+    async fn current(
+        &self,
+        claims: &Claims,
+        tenant: Option<TenantId>,
+    ) -> Result<Option<Authority>, StoreError> {
+        let known = self.authority.find_authority(claims.user, tenant).await?;
+        // A token that is ahead of what this node remembers was made after a change the node has yet to hear
+        // of: whoever signs in again after a new password is not turned away until it does.
+        if known.is_some_and(|known| known.auth_epoch < claims.auth_epoch) {
+            return self.authority.find_current_authority(claims.user, tenant).await;
+        }
+        Ok(known)
     }
 }
 
@@ -132,7 +145,7 @@ mod tests {
     use secrecy::SecretString;
 
     use super::*;
-    use crate::ports::{AuthEpoch, Authority, MockAuthorityStore};
+    use crate::ports::{AuthEpoch, MockAuthorityStore};
     use crate::token::TokenSubject;
 
     const USER: Uuid = Uuid::from_u128(0x11);
@@ -204,7 +217,6 @@ mod tests {
             None,
             Some(Authority { is_active: false, ..member }),
             Some(Authority { auth_epoch: AuthEpoch(4), ..member }),
-            Some(Authority { auth_epoch: AuthEpoch(2), ..member }),
             Some(Authority { role: None, ..member }),
             Some(Authority { role: Some(Role::Superadmin), ..member }),
             Some(Authority { user: Uuid::from_u128(0x99), ..member }),
@@ -214,6 +226,32 @@ mod tests {
         }
         let no_longer = ask(None, Role::Superadmin, Some(authority(Some(Role::Admin)))).await;
         assert!(matches!(no_longer, Err(AuthenticateError::Revoked)));
+    }
+
+    /// Asks with a token of version 3, while the store remembers version 2 and is really at `current`.
+    async fn ask_ahead_of_memory(current: AuthEpoch) -> Result<Authenticated, AuthenticateError> {
+        let member = authority(Some(Role::User));
+        let mut store = MockAuthorityStore::new();
+        store
+            .expect_find_authority()
+            .once()
+            .return_once(move |_, _| Ok(Some(Authority { auth_epoch: AuthEpoch(2), ..member })));
+        store
+            .expect_find_current_authority()
+            .with(eq(USER), eq(Some(TENANT)))
+            .once()
+            .return_once(move |_, _| Ok(Some(Authority { auth_epoch: current, ..member })));
+        let authenticator = Authenticator::new(tokens(), Arc::new(store));
+        authenticator.authenticate(&token(Some(TENANT), Role::User), Some(TENANT), now()).await
+    }
+
+    #[tokio::test]
+    async fn token_that_is_ahead_of_memory_is_checked_against_the_store() {
+        assert!(ask_ahead_of_memory(AuthEpoch(3)).await.is_ok());
+        for current in [AuthEpoch(2), AuthEpoch(4)] {
+            let refused = ask_ahead_of_memory(current).await;
+            assert!(matches!(refused, Err(AuthenticateError::Revoked)), "{current:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,0 +1,220 @@
+//! Remembering what people may do until it changes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stagesub_domain::error::StoreError;
+use stagesub_tenancy::{CacheSettings, TenantId, VersionedCache};
+use uuid::Uuid;
+
+use crate::ports::{Authority, AuthorityStore};
+
+/// Longest age of an answer: a backstop, in case nobody told of a change.
+const TTL: Duration = Duration::from_mins(15);
+
+/// Most answers that are kept: one for each person and host in use.
+const CAPACITY: usize = 50_000;
+
+/// Any [`AuthorityStore`], asked once for each person and host until it is told of a change.
+///
+/// Whoever follows the registry's changes calls [`invalidate`](Self::invalidate); an answer that was loading
+/// at that time is not kept. That a person does not exist is not remembered.
+pub struct CachedAuthority {
+    store: Arc<dyn AuthorityStore>,
+    cache: VersionedCache<(Uuid, Option<TenantId>), Authority, StoreError>,
+}
+
+impl fmt::Debug for CachedAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedAuthority").field("len", &self.cache.len()).finish_non_exhaustive()
+    }
+}
+
+impl CachedAuthority {
+    /// Remembers the answers of `store`.
+    #[must_use]
+    pub fn new(store: Arc<dyn AuthorityStore>) -> Self {
+        let settings =
+            CacheSettings { capacity: CAPACITY, ttl: TTL, absent_capacity: 1, absent_ttl: Duration::ZERO };
+        Self { store, cache: VersionedCache::new(settings) }
+    }
+
+    /// Forgets what these people may do, on every host.
+    ///
+    /// Looks at each kept answer once, however many people changed.
+    pub fn invalidate(&self, users: &[Uuid]) {
+        if !users.is_empty() {
+            self.cache.invalidate_where(|(user, _), _| users.contains(user));
+        }
+    }
+
+    /// Forgets everything: for a follower that may have missed changes.
+    pub fn invalidate_all(&self) {
+        self.cache.invalidate_all();
+    }
+}
+
+#[async_trait]
+impl AuthorityStore for CachedAuthority {
+    async fn find_authority(
+        &self,
+        user: Uuid,
+        tenant: Option<TenantId>,
+    ) -> Result<Option<Authority>, StoreError> {
+        self.cache.get(&(user, tenant), || self.store.find_authority(user, tenant)).await.map_err(unshared)
+    }
+
+    async fn find_current_authority(
+        &self,
+        user: Uuid,
+        tenant: Option<TenantId>,
+    ) -> Result<Option<Authority>, StoreError> {
+        self.cache.invalidate(&(user, tenant));
+        self.cache
+            .get(&(user, tenant), || self.store.find_current_authority(user, tenant))
+            .await
+            .map_err(unshared)
+    }
+}
+
+/// A failure that several callers waited for, as each of them would have met it alone.
+fn unshared(error: Arc<StoreError>) -> StoreError {
+    let error = match Arc::try_unwrap(error) {
+        Ok(alone) => return alone,
+        Err(shared) => shared,
+    };
+    match &*error {
+        StoreError::Conflict { constraint } => StoreError::Conflict { constraint: *constraint },
+        StoreError::Corrupt { table, id } => StoreError::Corrupt { table, id: id.clone() },
+        StoreError::Contended(_) => StoreError::Contended(Box::new(error)),
+        StoreError::Unavailable(_) => StoreError::Unavailable(Box::new(error)),
+        _ => StoreError::Failed(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mockall::Sequence;
+    use stagesub_domain::role::Role;
+
+    use super::*;
+    use crate::ports::{AuthEpoch, MockAuthorityStore};
+
+    const BERIT: Uuid = Uuid::from_u128(0x11);
+    const CAJSA: Uuid = Uuid::from_u128(0x12);
+    const TENANT: TenantId = TenantId::from_uuid(Uuid::from_u128(0x22));
+
+    fn authority(user: Uuid, epoch: i64) -> Authority {
+        Authority {
+            user,
+            is_active: true,
+            is_superadmin: false,
+            role: Some(Role::User),
+            auth_epoch: AuthEpoch(epoch),
+        }
+    }
+
+    /// The version of the answer.
+    async fn epoch(cached: &CachedAuthority, user: Uuid, tenant: Option<TenantId>) -> i64 {
+        cached.find_authority(user, tenant).await.unwrap().unwrap().auth_epoch.0
+    }
+
+    /// A store whose every answer is a version later than the one before.
+    fn counting() -> CachedAuthority {
+        let mut store = MockAuthorityStore::new();
+        let mut asked = 0;
+        store.expect_find_authority().returning_st(move |user, _| {
+            asked += 1;
+            Ok(Some(authority(user, asked)))
+        });
+        CachedAuthority::new(Arc::new(store))
+    }
+
+    #[tokio::test]
+    async fn each_person_and_host_is_looked_up_once() {
+        let cached = counting();
+        assert_eq!(epoch(&cached, BERIT, Some(TENANT)).await, 1);
+        assert_eq!(epoch(&cached, BERIT, None).await, 2);
+        assert_eq!(epoch(&cached, CAJSA, Some(TENANT)).await, 3);
+        assert_eq!(epoch(&cached, BERIT, Some(TENANT)).await, 1);
+        assert_eq!(epoch(&cached, BERIT, None).await, 2);
+    }
+
+    #[tokio::test]
+    async fn changed_person_is_looked_up_anew_on_every_host_and_others_are_not() {
+        let cached = counting();
+        epoch(&cached, BERIT, Some(TENANT)).await;
+        epoch(&cached, BERIT, None).await;
+        epoch(&cached, CAJSA, Some(TENANT)).await;
+        cached.invalidate(&[BERIT]);
+        assert_eq!(epoch(&cached, BERIT, Some(TENANT)).await, 4);
+        assert_eq!(epoch(&cached, BERIT, None).await, 5);
+        assert_eq!(epoch(&cached, CAJSA, Some(TENANT)).await, 3);
+        cached.invalidate_all();
+        assert_eq!(epoch(&cached, CAJSA, Some(TENANT)).await, 6);
+    }
+
+    #[tokio::test]
+    async fn later_answer_replaces_the_remembered_one() {
+        let mut store = MockAuthorityStore::new();
+        let mut order = Sequence::new();
+        store
+            .expect_find_authority()
+            .once()
+            .in_sequence(&mut order)
+            .returning(|user, _| Ok(Some(authority(user, 1))));
+        store
+            .expect_find_current_authority()
+            .once()
+            .in_sequence(&mut order)
+            .returning(|user, _| Ok(Some(authority(user, 2))));
+        let cached = CachedAuthority::new(Arc::new(store));
+        assert_eq!(epoch(&cached, BERIT, None).await, 1);
+        let current = cached.find_current_authority(BERIT, None).await.unwrap();
+        assert_eq!(current, Some(authority(BERIT, 2)));
+        assert_eq!(epoch(&cached, BERIT, None).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_end_by_themselves_after_a_quarter_of_an_hour() {
+        let cached = counting();
+        assert_eq!(epoch(&cached, BERIT, None).await, 1);
+        tokio::time::advance(Duration::from_secs(15 * 60 - 1)).await;
+        assert_eq!(epoch(&cached, BERIT, None).await, 1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(epoch(&cached, BERIT, None).await, 2);
+    }
+
+    #[tokio::test]
+    async fn neither_absence_nor_failure_is_remembered() {
+        let mut store = MockAuthorityStore::new();
+        let mut order = Sequence::new();
+        let mut answer = |answer: Result<Option<Authority>, StoreError>| {
+            store.expect_find_authority().once().in_sequence(&mut order).return_once(move |_, _| answer);
+        };
+        answer(Ok(None));
+        answer(Err(StoreError::Unavailable("down".into())));
+        answer(Ok(Some(authority(BERIT, 1))));
+        let cached = CachedAuthority::new(Arc::new(store));
+        assert!(cached.find_authority(BERIT, None).await.unwrap().is_none());
+        let failed = cached.find_authority(BERIT, None).await;
+        assert!(matches!(failed, Err(StoreError::Unavailable(_))));
+        assert_eq!(epoch(&cached, BERIT, None).await, 1);
+    }
+
+    #[test]
+    fn shared_failure_keeps_its_kind() {
+        let shared = |error| {
+            let error = Arc::new(error);
+            let _other = Arc::clone(&error);
+            unshared(error)
+        };
+        assert!(matches!(shared(StoreError::Unavailable("x".into())), StoreError::Unavailable(_)));
+        assert!(matches!(shared(StoreError::Contended("x".into())), StoreError::Contended(_)));
+        assert!(matches!(shared(StoreError::Failed("x".into())), StoreError::Failed(_)));
+        let corrupt = StoreError::Corrupt { table: "users", id: "7".into() };
+        assert!(matches!(shared(corrupt), StoreError::Corrupt { table: "users", .. }));
+    }
+}
