@@ -215,3 +215,133 @@ impl IntoResponse for NoTenant {
         StatusCode::NOT_FOUND.into_response()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum_core::body::Body;
+    use chrono::DateTime;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::host::HostPolicy;
+    use crate::testing::{FixedClock, InMemoryDirectory, tenant};
+
+    /// Answers with the tenant's code and the client's address, or what the extractor says.
+    async fn echo(request: Request<Body>) -> Result<Response, Infallible> {
+        let (mut parts, _) = request.into_parts();
+        let client = parts.extensions.get::<ClientAddr>().map(|ClientAddr(client)| client.to_string());
+        let response = match TenantScope::from_request_parts(&mut parts, &()).await {
+            Ok(scope) => [("x-code", scope.code().to_string())].into_response(),
+            Err(rejection) => rejection.into_response(),
+        };
+        Ok(([("x-client", client.unwrap_or_default())], response).into_response())
+    }
+
+    async fn answer(request: http::request::Builder) -> Response {
+        let directory = InMemoryDirectory::new();
+        directory.insert(tenant(1, "GOT", "gbg"));
+        directory.insert(tenant(2, "STO", "sthlm"));
+        directory.insert(tenant(3, "MAL", "malmo"));
+        directory.suspend(tenant(3, "MAL", "malmo").id);
+        let resolver = Resolver::new(Arc::new(directory), HostPolicy::new("stagesub.com").expect("a domain"));
+        let clock = Arc::new(FixedClock::at(DateTime::UNIX_EPOCH));
+        let proxies = "10.0.0.0/8".parse().expect("a network");
+        let respond: Responder = Arc::new(|error| match error {
+            ResolveError::UnknownTenant => StatusCode::NOT_FOUND.into_response(),
+            ResolveError::Refused { .. } => StatusCode::FORBIDDEN.into_response(),
+            ResolveError::Directory(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        });
+        let layer = TenantLayer::new(resolver, clock, proxies, respond);
+        let request = request.body(Body::empty()).expect("a request");
+        let Ok(response) = layer.layer(tower::service_fn(echo)).oneshot(request).await;
+        response
+    }
+
+    fn code(response: &Response) -> &str {
+        header(response, "x-code")
+    }
+
+    fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+        response.headers().get(name).map(|value| value.to_str().expect("text")).unwrap_or_default()
+    }
+
+    fn from(peer: &str) -> http::request::Builder {
+        Request::get("/").extension(PeerAddr(peer.parse().expect("an address")))
+    }
+
+    #[tokio::test]
+    async fn handler_gets_the_scope_of_the_hosts_tenant() {
+        let response = answer(Request::get("/").header(HOST, "gbg.stagesub.com:8080")).await;
+        assert_eq!((response.status(), code(&response)), (StatusCode::OK, "GOT"));
+        assert_eq!(header(&response, "x-client"), "");
+    }
+
+    #[tokio::test]
+    async fn authority_of_the_target_overrides_the_header() {
+        let request = Request::get("http://gbg.stagesub.com/").header(HOST, "sthlm.stagesub.com");
+        assert_eq!(code(&answer(request).await), "GOT");
+    }
+
+    #[tokio::test]
+    async fn refusals_are_answered_by_the_services_own_responder() {
+        for (host, status) in [
+            ("nobody.stagesub.com", StatusCode::NOT_FOUND),
+            ("evil.example", StatusCode::NOT_FOUND),
+            ("malmo.stagesub.com", StatusCode::FORBIDDEN),
+        ] {
+            assert_eq!(answer(Request::get("/").header(HOST, host)).await.status(), status, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn missing_doubled_or_unreadable_host_is_no_tenant() {
+        let missing = Request::get("/");
+        let doubled = Request::get("/").header(HOST, "gbg.stagesub.com").header(HOST, "gbg.stagesub.com");
+        let unreadable = Request::get("/").header(HOST, b"g\xffbg.stagesub.com".as_slice());
+        for request in [missing, doubled, unreadable] {
+            assert_eq!(answer(request).await.status(), StatusCode::NOT_FOUND);
+        }
+    }
+
+    #[tokio::test]
+    async fn apex_reaches_the_service_and_gives_no_scope() {
+        for host in ["stagesub.com", "www.stagesub.com"] {
+            let response = answer(Request::get("/").header(HOST, host)).await;
+            assert_eq!((response.status(), code(&response)), (StatusCode::NOT_FOUND, ""));
+            assert!(response.headers().contains_key("x-client"), "the service itself answered");
+        }
+    }
+
+    #[tokio::test]
+    async fn forwarded_headers_count_from_a_trusted_proxy_only() {
+        let forwarded = |request: http::request::Builder| {
+            request
+                .header(HOST, "sthlm.stagesub.com")
+                .header(FORWARDED_HOST, "evil.example")
+                .header(FORWARDED_HOST, "gbg.stagesub.com")
+                .header(FORWARDED_FOR, "6.6.6.6")
+                .header(FORWARDED_FOR, "203.0.113.9, 10.0.0.2")
+        };
+        let trusted = answer(forwarded(from("10.0.0.1"))).await;
+        assert_eq!((code(&trusted), header(&trusted, "x-client")), ("GOT", "203.0.113.9"));
+        let direct = answer(forwarded(from("198.51.100.1"))).await;
+        assert_eq!((code(&direct), header(&direct, "x-client")), ("STO", "198.51.100.1"));
+        let unknown = answer(forwarded(Request::get("/"))).await;
+        assert_eq!((code(&unknown), header(&unknown, "x-client")), ("STO", ""));
+    }
+
+    #[tokio::test]
+    async fn headers_that_name_a_tenant_are_not_read() {
+        let request = Request::get("/")
+            .header(HOST, "gbg.stagesub.com")
+            .header("x-tenant-id", tenant(2, "STO", "sthlm").id.to_string())
+            .header("x-tenant", "sthlm");
+        assert_eq!(code(&answer(request).await), "GOT");
+    }
+
+    #[tokio::test]
+    async fn route_outside_the_layer_has_no_tenant() {
+        let Ok(response) = tower::service_fn(echo).oneshot(Request::new(Body::empty())).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    }
+}

@@ -5,6 +5,7 @@ mod budget;
 mod cache;
 mod lease;
 mod settings;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -143,3 +143,136 @@ pub enum ResolveError {
     #[error("the tenant could not be looked up")]
     Directory(#[source] DirectoryError),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::directory::MockTenantDirectory;
+    use crate::testing::tenant;
+
+    const NOW: DateTime<Utc> = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
+
+    /// The states of the table, in its order.
+    fn states() -> [Tenant; 5] {
+        let with = |status| Tenant { status, ..tenant(1, "GOT", "gbg") };
+        let expired = Tenant { trial_ends_at: Some(NOW), ..with(TenantStatus::Active) };
+        [
+            with(TenantStatus::Provisioning),
+            with(TenantStatus::Active),
+            expired,
+            with(TenantStatus::Suspended),
+            with(TenantStatus::Closing),
+        ]
+    }
+
+    fn resolver(found: Option<Tenant>) -> Resolver {
+        let found = found.map(Arc::new);
+        let mut directory = MockTenantDirectory::new();
+        let by_id = found.clone();
+        directory.expect_find_by_id().returning(move |_| Ok(by_id.clone()));
+        directory
+            .expect_find_by_subdomain()
+            .withf(|label| label.as_str() == "gbg")
+            .returning(move |_| Ok(found.clone()));
+        Resolver::new(Arc::new(directory), HostPolicy::new("stagesub.com").expect("a domain"))
+    }
+
+    #[tokio::test]
+    async fn each_purpose_accepts_the_states_of_its_row() {
+        let support = Purpose::Support { reason: "asked for".to_owned() };
+        let (provisioning, suspended, closing) =
+            (AccessRefusal::Provisioning, AccessRefusal::Suspended, AccessRefusal::Closing);
+        let expired = AccessRefusal::Expired { since: NOW };
+        let table = [
+            (Purpose::Request, [Some(provisioning), None, Some(expired), Some(suspended), Some(closing)]),
+            (Purpose::Provisioning, [None, None, None, Some(suspended), Some(closing)]),
+            (Purpose::Job, [Some(provisioning), None, None, Some(suspended), Some(closing)]),
+            (Purpose::Move, [Some(provisioning), None, None, None, Some(closing)]),
+            (Purpose::Export, [Some(provisioning), None, None, None, None]),
+            (support, [Some(provisioning), None, None, None, None]),
+        ];
+        for (purpose, row) in table {
+            for (state, refused) in states().into_iter().zip(row) {
+                let id = state.id;
+                let said = format!("{purpose:?} of {state:?}");
+                let resolved = resolver(Some(state)).resolve_for(id, purpose.clone(), NOW).await;
+                match (resolved, refused) {
+                    (Ok(scope), None) => assert_eq!((scope.tenant_id(), scope.purpose()), (id, &purpose)),
+                    (Err(ResolveError::Refused { tenant, refusal }), Some(expected)) => {
+                        assert_eq!((tenant.id, refusal), (id, expected), "{said}");
+                    }
+                    (resolved, _) => panic!("{said}: {resolved:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn host_of_a_tenant_is_granted_as_a_request() {
+        for (state, served) in states().into_iter().zip([false, true, false, false, false]) {
+            let resolved = resolver(Some(state)).resolve("GBG.stagesub.com:443", NOW).await;
+            if served {
+                assert!(
+                    matches!(resolved, Ok(Addressed::Tenant(scope)) if *scope.purpose() == Purpose::Request)
+                );
+            } else {
+                assert!(matches!(resolved, Err(ResolveError::Refused { .. })));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn tenant_is_served_until_the_later_of_its_ends() {
+        let now = NOW;
+        let later = now + Duration::from_secs(1);
+        for (trial, subscription, served) in [
+            (None, None, true),
+            (Some(now), None, false),
+            (Some(later), None, true),
+            (None, Some(now), false),
+            (Some(now), Some(later), true),
+            (Some(later), Some(now), true),
+            (Some(now), Some(now), false),
+        ] {
+            let dated = Tenant {
+                trial_ends_at: trial,
+                subscription_ends_at: subscription,
+                ..tenant(1, "GOT", "gbg")
+            };
+            let resolved = resolver(Some(dated)).resolve("gbg.stagesub.com", now).await;
+            assert_eq!(resolved.is_ok(), served, "{trial:?} {subscription:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn platforms_own_hosts_need_no_directory() {
+        let resolver = Resolver::new(
+            Arc::new(MockTenantDirectory::new()),
+            HostPolicy::new("stagesub.com").expect("a domain"),
+        );
+        assert!(matches!(resolver.resolve("stagesub.com", NOW).await, Ok(Addressed::Apex)));
+        assert!(matches!(resolver.resolve("www.stagesub.com", NOW).await, Ok(Addressed::Www)));
+        for foreign in ["evil.example", "a.gbg.stagesub.com", "api.stagesub.com", "127.0.0.1", ""] {
+            assert!(matches!(resolver.resolve(foreign, NOW).await, Err(ResolveError::UnknownTenant)));
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_tenant_is_told_from_a_directory_that_cannot_answer() {
+        let unknown = resolver(None);
+        let id = tenant(1, "GOT", "gbg").id;
+        assert!(matches!(unknown.resolve("gbg.stagesub.com", NOW).await, Err(ResolveError::UnknownTenant)));
+        let by_id = unknown.resolve_for(id, Purpose::Job, NOW).await;
+        assert!(matches!(by_id, Err(ResolveError::UnknownTenant)));
+
+        let mut directory = MockTenantDirectory::new();
+        directory
+            .expect_find_by_subdomain()
+            .returning(|_| Err(DirectoryError::Unavailable("registry is down".into())));
+        let down = Resolver::new(Arc::new(directory), HostPolicy::new("stagesub.com").expect("a domain"));
+        let resolved = down.resolve("gbg.stagesub.com", NOW).await;
+        assert!(matches!(resolved, Err(ResolveError::Directory(DirectoryError::Unavailable(_)))));
+    }
+}

@@ -109,3 +109,91 @@ pub enum RouteError {
     #[error("the tenant's database could not be opened")]
     Open(#[source] OpenError),
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::directory::MockTenantDirectory;
+    use crate::placement::{DatabaseId, Placement, PlacementEpoch};
+    use crate::testing::{InMemoryDirectory, InMemoryPoolFactory, scope_for, tenant};
+
+    const SHARED: DatabaseId = DatabaseId::from_uuid(Uuid::from_u128(100));
+    const OWN: DatabaseId = DatabaseId::from_uuid(Uuid::from_u128(200));
+
+    fn router(
+        directory: Arc<dyn TenantDirectory>,
+    ) -> (Router<InMemoryPoolFactory>, Arc<InMemoryPoolFactory>) {
+        let factory = Arc::new(InMemoryPoolFactory::new(4));
+        (Router::new(directory, Arc::clone(&factory), PoolSettings::default()), factory)
+    }
+
+    #[tokio::test]
+    async fn tenants_of_one_shared_database_share_its_pool() {
+        let directory = InMemoryDirectory::new();
+        let (router, factory) = router(Arc::new(directory.clone()));
+        for id in 1..=3 {
+            directory.place(tenant(id, "GOT", "gbg").id, Placement::Shared(SHARED));
+            let leased = router.lease(&scope_for(tenant(id, "GOT", "gbg"))).await.expect("routed");
+            assert_eq!(leased.lease.target(), PoolTarget::Shared(SHARED));
+            assert_eq!(leased.located.tenant, tenant(id, "GOT", "gbg").id);
+        }
+        assert_eq!((factory.stats().opened, router.stats().shared), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn same_scope_follows_its_tenant_when_it_moves() {
+        let directory = InMemoryDirectory::new();
+        let (router, _) = router(Arc::new(directory.clone()));
+        let scope = scope_for(tenant(1, "GOT", "gbg"));
+        let id = scope.tenant_id();
+        directory.place(id, Placement::Shared(SHARED));
+        let before = router.lease(&scope).await.expect("routed");
+        directory.place(id, Placement::Dedicated(OWN));
+        let after = router.lease(&scope).await.expect("routed");
+        let epoch = PlacementEpoch(2);
+        assert_eq!(after.lease.target(), PoolTarget::Dedicated { tenant: id, database: OWN, epoch });
+        assert_eq!(after.located.epoch, epoch);
+        assert!(!before.lease.is_closed());
+    }
+
+    #[tokio::test]
+    async fn tenant_without_placement_reaches_no_database() {
+        let (router, factory) = router(Arc::new(InMemoryDirectory::new()));
+        let scope = scope_for(tenant(1, "GOT", "gbg"));
+        let leased = router.lease(&scope).await;
+        assert!(matches!(leased, Err(RouteError::NoPlacement(id)) if id == scope.tenant_id()));
+        assert_eq!(factory.stats().begun, 0);
+    }
+
+    #[tokio::test]
+    async fn directory_that_answers_for_another_tenant_is_not_believed() {
+        let mut directory = MockTenantDirectory::new();
+        directory.expect_find_placement().returning(|_| {
+            let tenant = tenant(2, "STO", "sthlm").id;
+            Ok(Some(Located { tenant, placement: Placement::Dedicated(OWN), epoch: PlacementEpoch(1) }))
+        });
+        let (router, factory) = router(Arc::new(directory));
+        let leased = router.lease(&scope_for(tenant(1, "GOT", "gbg"))).await;
+        assert!(matches!(leased, Err(RouteError::Directory(DirectoryError::Corrupt { .. }))));
+        assert_eq!(factory.stats().begun, 0);
+    }
+
+    #[tokio::test]
+    async fn directory_that_cannot_answer_reaches_no_database() {
+        let directory = InMemoryDirectory::new();
+        directory.set_unavailable(true);
+        let (router, factory) = router(Arc::new(directory));
+        let leased = router.lease(&scope_for(tenant(1, "GOT", "gbg"))).await;
+        assert!(matches!(leased, Err(RouteError::Directory(DirectoryError::Unavailable(_)))));
+        assert_eq!(factory.stats().begun, 0);
+    }
+
+    #[tokio::test]
+    async fn forgetting_goes_to_the_directory() {
+        let mut directory = MockTenantDirectory::new();
+        directory.expect_forget().once().return_const(());
+        router(Arc::new(directory)).0.forget(tenant(1, "GOT", "gbg").id);
+    }
+}

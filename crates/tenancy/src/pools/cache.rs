@@ -1,19 +1,16 @@
 //! Open pools: found, opened once, lent, evicted.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lru::LruCache;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::placement::DatabaseId;
-use crate::pools::breaker::Breakers;
 use crate::pools::budget::{Budget, Reservation};
 use crate::pools::lease::{Held, Lease};
 use crate::pools::settings::PoolSettings;
+use crate::pools::state::{Entry, Evicted, State};
 use crate::pools::{OpenError, PoolFactory, PoolTarget};
 
 /// Pools of a node: one for each shared database, and the most recently used dedicated ones.
@@ -73,39 +70,11 @@ struct Inner<F: PoolFactory> {
     live: Arc<watch::Sender<usize>>,
 }
 
-struct State<P> {
-    shared: HashMap<DatabaseId, Arc<Held<P>>>,
-    /// Unbounded by itself, because the bound prefers idle victims.
-    dedicated: LruCache<PoolTarget, Entry<P>>,
-    opening: HashMap<PoolTarget, Vec<Waiter<P>>>,
-    breakers: Breakers,
-    evictions: u64,
-    shut_down: bool,
-}
-
-struct Entry<P> {
-    held: Arc<Held<P>>,
-    opened_at: Instant,
-    connections: u32,
-}
-
-type Waiter<P> = oneshot::Sender<Result<Lease<P>, OpenError>>;
-
-/// Pools that left the cache; dropped after its lock is released.
-type Evicted<P> = Vec<Arc<Held<P>>>;
-
 impl<F: PoolFactory> PoolCache<F> {
     /// An empty cache.
     #[must_use]
     pub fn new(factory: Arc<F>, settings: PoolSettings) -> Self {
-        let state = State {
-            shared: HashMap::new(),
-            dedicated: LruCache::unbounded(),
-            opening: HashMap::new(),
-            breakers: Breakers::new(settings.breaker),
-            evictions: 0,
-            shut_down: false,
-        };
+        let state = State::new(settings.breaker);
         let inner = Inner {
             factory,
             budget: Budget::new(settings.connection_budget),
@@ -324,63 +293,6 @@ impl<F: PoolFactory> Inner<F> {
     }
 }
 
-impl<P> State<P> {
-    fn evict(&mut self, target: PoolTarget) -> Option<Arc<Held<P>>> {
-        let entry = self.dedicated.pop(&target)?;
-        self.evictions += 1;
-        Some(entry.held)
-    }
-
-    fn evict_where(&mut self, condition: impl Fn(&PoolTarget, &Entry<P>) -> bool) -> Evicted<P> {
-        let targets: Vec<PoolTarget> = self
-            .dedicated
-            .iter()
-            .filter(|(target, entry)| condition(target, entry))
-            .map(|(target, _)| *target)
-            .collect();
-        targets.into_iter().filter_map(|target| self.evict(target)).collect()
-    }
-
-    fn least_recent_idle(&self) -> Option<(PoolTarget, u32)> {
-        // The list runs from the most to the least recently used.
-        let mut oldest_first = self.dedicated.iter().rev();
-        oldest_first
-            .find(|(_, entry)| entry.held.leases() == 0)
-            .map(|(target, entry)| (*target, entry.connections))
-    }
-
-    /// Keeps an opened pool, and gives back what it displaces. The pool must be lent out by now, so that it
-    /// is not its own victim.
-    fn keep(&mut self, target: PoolTarget, entry: Entry<P>, capacity: usize) -> Evicted<P> {
-        let PoolTarget::Dedicated { tenant, epoch, .. } = target else {
-            self.shared.insert(target.database(), entry.held);
-            return Vec::new();
-        };
-        let other_epoch = |kept: &PoolTarget, newer: bool| match *kept {
-            PoolTarget::Dedicated { tenant: of, epoch: kept, .. } => {
-                of == tenant && if newer { kept > epoch } else { kept < epoch }
-            }
-            PoolTarget::Shared(_) => false,
-        };
-        if self.dedicated.iter().any(|(kept, _)| other_epoch(kept, true)) {
-            // Asked for by somebody who had not heard of the move; it serves them and closes.
-            return vec![entry.held];
-        }
-        let mut evicted = self.evict_where(|kept, _| other_epoch(kept, false));
-        if let Some((_, replaced)) = self.dedicated.push(target, entry) {
-            evicted.push(replaced.held);
-        }
-        while self.dedicated.len() > capacity {
-            let idle = self.least_recent_idle().map(|(target, _)| target);
-            let Some(victim) = idle.or_else(|| self.dedicated.peek_lru().map(|(target, _)| *target)) else {
-                break;
-            };
-            evicted.extend(self.evict(victim));
-        }
-        evicted
-    }
-}
-
 /// An opening under way. However its task ends, nobody waits for it afterwards.
 struct Flight<'a, F: PoolFactory> {
     inner: &'a Inner<F>,
@@ -452,3 +364,6 @@ impl Drop for Live {
         self.0.send_modify(|count| *count -= 1);
     }
 }
+
+#[cfg(test)]
+mod tests;
