@@ -55,8 +55,9 @@ fn classify_code(code: &str, constraint: Option<&str>) -> Failure {
             Failure::Constraint(constraint.unwrap_or_default().to_owned())
         }
         "40P01" | "40001" | "55P03" => Failure::Contended,
-        "57014" | "25P03" | "57P05" => Failure::TimedOut,
-        "57P01" | "57P02" | "57P03" => Failure::ConnectionLost,
+        "57014" => Failure::TimedOut,
+        // 25P03 and 57P05: the server ended a session that was idle for too long.
+        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Failure::ConnectionLost,
         code if code.starts_with("08") => Failure::ConnectionLost,
         code if code.starts_with("53") => Failure::Exhausted,
         _ => Failure::Statement,
@@ -111,6 +112,8 @@ mod tests {
             ("55P03", Failure::Contended),
             ("57014", Failure::TimedOut),
             ("57P01", Failure::ConnectionLost),
+            ("57P05", Failure::ConnectionLost),
+            ("25P03", Failure::ConnectionLost),
             ("08006", Failure::ConnectionLost),
             ("53300", Failure::Exhausted),
             ("42501", Failure::Statement),

@@ -14,12 +14,22 @@ use crate::target::ConnectionTarget;
 use crate::tx::TenantTx;
 
 /// How pools are opened.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct FactorySettings {
-    /// For a database that many tenants share.
+    /// For a database that many tenants share (default 10 connections).
     pub shared: TenantPoolSettings,
-    /// For a tenant's own database; usually smaller, there may be many.
+    /// For a tenant's own database (default 2 connections: there may be many such pools, and the node's
+    /// budget counts connections).
     pub dedicated: TenantPoolSettings,
+}
+
+impl Default for FactorySettings {
+    fn default() -> Self {
+        Self {
+            shared: TenantPoolSettings::default(),
+            dedicated: TenantPoolSettings { max_connections: 2, ..TenantPoolSettings::default() },
+        }
+    }
 }
 
 /// Opens pools as the application's login, after checking that the database is the one it is taken for.
@@ -67,6 +77,9 @@ impl PoolFactory for LeanPoolFactory {
             .await
             .map_err(|elapsed| OpenError::Unavailable(Box::new(elapsed)))?
             .map_err(|source| OpenError::Unavailable(Box::new(source)))?;
+        let Some(marker) = marker else {
+            return Err(OpenError::WrongDatabase { detail: "it bears no marker".to_owned() });
+        };
         marker.check(target)?;
         TenantPool::new(login.to_connect_options(), settings)
             .map_err(|source| OpenError::Unavailable(Box::new(source)))
@@ -95,28 +108,23 @@ async fn read_marker(login: &ConnectionTarget) -> Result<Option<Marker>, sqlx::E
     Ok(row.map(|(role, database, tenant)| Marker { role, database, tenant }))
 }
 
-/// Refuses a database that is not the one the target names.
-trait CheckMarker {
-    fn check(&self, target: &PoolTarget) -> Result<(), OpenError>;
-}
-
-impl CheckMarker for Option<Marker> {
+impl Marker {
+    /// Refuses a database that is not the one the target names.
     fn check(&self, target: &PoolTarget) -> Result<(), OpenError> {
         let wrong = |detail: String| Err(OpenError::WrongDatabase { detail });
-        let Some(marker) = self else { return wrong("it bears no marker".to_owned()) };
         let (role, database, tenant) = match target {
             PoolTarget::Shared(database) => ("shared", database.as_uuid(), None),
             PoolTarget::Dedicated { tenant, database, .. } => {
                 ("dedicated", database.as_uuid(), Some(tenant.as_uuid()))
             }
         };
-        if marker.database != database {
-            return wrong(format!("it is database {}, not {database}", marker.database));
+        if self.database != database {
+            return wrong(format!("it is database {}, not {database}", self.database));
         }
-        if marker.role != role {
-            return wrong(format!("it is marked {}, not {role}", marker.role));
+        if self.role != role {
+            return wrong(format!("it is marked {}, not {role}", self.role));
         }
-        if marker.tenant != tenant {
+        if self.tenant != tenant {
             return wrong("it is marked as another tenant's".to_owned());
         }
         Ok(())
@@ -163,6 +171,17 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn fifty_dedicated_pools_fit_the_default_budget() {
+        let factory = LeanPoolFactory::new(
+            Arc::new(crate::logins::MockDatabaseLogins::new()),
+            FactorySettings::default(),
+        );
+        let pools = stagesub_tenancy::PoolSettings::default();
+        let each = factory.connections(&dedicated(1, 10));
+        assert!(u32::try_from(pools.capacity).unwrap() * each <= pools.connection_budget);
+    }
+
     fn dedicated(tenant: u128, database: u128) -> PoolTarget {
         PoolTarget::Dedicated {
             tenant: TenantId::from_uuid(Uuid::from_u128(tenant)),
@@ -171,24 +190,21 @@ mod tests {
         }
     }
 
-    fn marker(role: &str, database: u128, tenant: Option<u128>) -> Option<Marker> {
-        Some(Marker {
+    fn marker(role: &str, database: u128, tenant: Option<u128>) -> Marker {
+        Marker {
             role: role.to_owned(),
             database: Uuid::from_u128(database),
             tenant: tenant.map(Uuid::from_u128),
-        })
+        }
     }
 
     #[test]
     fn only_the_database_that_says_it_is_the_tenants_is_opened() {
         let target = dedicated(1, 10);
         assert!(marker("dedicated", 10, Some(1)).check(&target).is_ok());
-        for wrong in [
-            None,
-            marker("dedicated", 10, Some(2)),
-            marker("dedicated", 11, Some(1)),
-            marker("shared", 10, None),
-        ] {
+        for wrong in
+            [marker("dedicated", 10, Some(2)), marker("dedicated", 11, Some(1)), marker("shared", 10, None)]
+        {
             assert!(matches!(wrong.check(&target), Err(OpenError::WrongDatabase { .. })), "{wrong:?}");
         }
     }

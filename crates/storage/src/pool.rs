@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use stagesub_tenancy::BeginError;
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 /// How a pool of one database behaves.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +68,8 @@ impl Default for TenantPoolSettings {
 const CANCEL_AFTER: Duration = Duration::from_millis(50);
 /// After this long a connection that does not come back is closed.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
+/// Longest wait for the connections of a pool that is closed: the clean-ups that still run, and a bit.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Answers to statements that were left behind, at most: one that ran, one that was sent after it.
 const PENDING_ANSWERS: u32 = 3;
 
@@ -78,6 +80,8 @@ pub struct TenantPool {
     settings: TenantPoolSettings,
     canceller: Arc<Canceller>,
     reaper: tokio::task::AbortHandle,
+    /// How many connections there are, wherever they are.
+    present: watch::Sender<usize>,
 }
 
 impl fmt::Debug for TenantPool {
@@ -91,7 +95,8 @@ impl TenantPool {
     pub(crate) fn new(options: PgConnectOptions, settings: TenantPoolSettings) -> Result<Self, sqlx::Error> {
         let options = options.disable_statement_logging();
         let size = usize::try_from(settings.max_connections.max(1)).unwrap_or(1);
-        let inner = managed::Pool::builder(Manager { options: options.clone() })
+        let present = watch::Sender::new(0);
+        let inner = managed::Pool::builder(Manager { options: options.clone(), present: present.clone() })
             .max_size(size)
             .wait_timeout(Some(settings.wait))
             .create_timeout(Some(settings.connect))
@@ -99,7 +104,7 @@ impl TenantPool {
             .build()
             .map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
         let reaper = tokio::spawn(close_idle(inner.clone(), settings.idle)).abort_handle();
-        Ok(Self { inner, settings, canceller: Arc::new(Canceller::new(options)), reaper })
+        Ok(Self { inner, settings, canceller: Arc::new(Canceller::new(options)), reaper, present })
     }
 
     /// Bounds of each transaction.
@@ -135,10 +140,17 @@ impl TenantPool {
         }
     }
 
-    /// Closes idle connections now and the others as they come back.
+    /// Closes the pool; returns when its connections are gone, those that are still being cleaned up included.
     pub(crate) async fn close(&self) {
         self.reaper.abort();
+        close_all(self.inner.retain(|_, _| false).removed).await;
+        // What comes back from now on is dropped.
         self.inner.close();
+        let mut present = self.present.subscribe();
+        let gone = tokio::time::timeout(CLOSE_WITHIN, present.wait_for(|count| *count == 0)).await.is_ok();
+        if !gone {
+            tracing::warn!(left = *self.present.borrow(), "connections of a closed pool are still in use");
+        }
         self.canceller.close().await;
     }
 }
@@ -155,8 +167,21 @@ async fn close_idle(pool: managed::Pool<Manager>, idle: Duration) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !pool.is_closed() {
         tick.tick().await;
-        let _closed = pool.retain(|_, metrics| metrics.last_used() < idle);
+        close_all(pool.retain(|_, metrics| metrics.last_used() < idle).removed).await;
     }
+}
+
+/// Takes leave of the server, which then need not find out by itself. One that does not answer is dropped.
+async fn close_all(connections: Vec<Conn>) {
+    let closings = connections.into_iter().map(|conn| async move {
+        let Conn { pg, _present, .. } = conn;
+        match tokio::time::timeout(GIVE_UP_AFTER, pg.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a connection did not close cleanly"),
+            Err(_) => tracing::debug!("a connection did not close in time"),
+        }
+    });
+    futures::future::join_all(closings).await;
 }
 
 /// Whether a connection may be lent.
@@ -171,10 +196,29 @@ pub(crate) struct Conn {
     pg: PgConnection,
     state: State,
     pid: i32,
+    /// After `pg`, so that it counts until the socket is closed.
+    _present: Present,
+}
+
+/// Counts one connection for as long as it exists.
+struct Present(watch::Sender<usize>);
+
+impl Present {
+    fn new(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 pub(crate) struct Manager {
     options: PgConnectOptions,
+    present: watch::Sender<usize>,
 }
 
 impl managed::Manager for Manager {
@@ -182,9 +226,10 @@ impl managed::Manager for Manager {
     type Error = sqlx::Error;
 
     async fn create(&self) -> Result<Conn, sqlx::Error> {
+        let present = Present::new(&self.present);
         let mut pg = PgConnection::connect_with(&self.options).await?;
         let pid = sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut pg).await?;
-        Ok(Conn { pg, state: State::Clean, pid })
+        Ok(Conn { pg, state: State::Clean, pid, _present: present })
     }
 
     async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<sqlx::Error> {

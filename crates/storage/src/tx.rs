@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
@@ -93,11 +94,26 @@ impl TenantTx {
     /// [`CommitError::Refused`]: nothing was kept. [`CommitError::Unknown`]: the connection was lost in
     /// between.
     pub async fn commit(mut self) -> Result<(), CommitError> {
-        match sqlx::raw_sql(commit_text(self.access)).execute(self.borrowed.connection()).await {
-            Ok(_) => {
+        let (text, committed_after) = commit_text(self.access);
+        let mut ended = 0;
+        let outcome = {
+            let mut answers = self.borrowed.connection().fetch_many(sqlx::raw_sql(text));
+            loop {
+                match answers.next().await {
+                    None => break Ok(()),
+                    Some(Ok(Either::Left(_))) => ended += 1,
+                    Some(Ok(Either::Right(_))) => {}
+                    Some(Err(error)) => break Err(error),
+                }
+            }
+        };
+        match outcome {
+            Ok(()) => {
                 self.borrowed.release();
                 Ok(())
             }
+            // The server had answered COMMIT: it is kept, only the connection is of doubtful use.
+            Err(_) if ended >= committed_after => Ok(()),
             Err(error) if is_dead(&error) && self.access == Access::Write => {
                 Err(CommitError::Unknown(Box::new(error)))
             }
@@ -127,11 +143,12 @@ fn begin_text(tenant: TenantId, access: Access, epoch: PlacementEpoch, timeouts:
 
 /// The last message. sqlx takes the `COMMIT` of an aborted transaction for a success (the server answers
 /// ROLLBACK); asking for the tenant first fails both then and when the transaction is open no more.
-/// `RESET ALL` takes back settings that a statement made for the session.
-const fn commit_text(access: Access) -> &'static str {
+/// `RESET ALL` takes back settings that a statement made for the session. The number tells how many of its
+/// statements must have been answered for the transaction to be kept.
+const fn commit_text(access: Access) -> (&'static str, usize) {
     match access {
-        Access::Write => "SELECT app.tenant_id();COMMIT;RESET ALL",
-        Access::Read => "COMMIT;RESET ALL",
+        Access::Write => ("SELECT app.tenant_id();COMMIT;RESET ALL", 2),
+        Access::Read => ("COMMIT;RESET ALL", 1),
     }
 }
 
@@ -212,7 +229,13 @@ mod tests {
 
     #[test]
     fn a_writing_commit_asks_for_the_tenant_first() {
-        assert!(commit_text(Access::Write).starts_with("SELECT app.tenant_id();COMMIT"));
-        assert!(commit_text(Access::Read).ends_with("RESET ALL"));
+        for (access, begins) in [(Access::Write, "SELECT app.tenant_id();COMMIT"), (Access::Read, "COMMIT")] {
+            let (text, committed_after) = commit_text(access);
+            assert!(text.starts_with(begins) && text.ends_with(";RESET ALL"));
+            assert_eq!(
+                text.split(';').position(|statement| statement == "COMMIT"),
+                Some(committed_after - 1)
+            );
+        }
     }
 }
