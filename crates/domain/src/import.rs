@@ -8,11 +8,13 @@ pub(crate) mod catalogue;
 pub(crate) mod decode;
 pub mod header;
 pub mod reader;
+pub mod report;
 pub mod row;
 pub mod sniff;
 
 pub use header::{Column, Header};
 pub use reader::MusicianCsv;
+pub use report::{ImportMode, ImportReport, MAX_LISTED, Remark};
 pub use row::{CellError, ParsedRow, Row, RowFault};
 
 use crate::error::{StoreError, UseCaseError, ValidationErrors};

@@ -4,6 +4,7 @@
 //! the unit. On an error the unit must be dropped: what was written before it is rolled back.
 
 pub mod changes;
+pub mod code;
 pub mod context;
 pub mod import;
 pub mod instruments;
@@ -11,5 +12,7 @@ pub mod limits;
 pub mod musicians;
 pub mod positions;
 pub mod projects;
+pub mod provisioning;
+pub mod tenants;
 
 pub use context::Act;

@@ -78,6 +78,12 @@ impl<R: Read + Seek + Send> MusicianCsv<R> {
         &self.header
     }
 
+    /// Columns that nothing is taken from, as the file names them.
+    #[must_use]
+    pub fn ignored_columns(&self) -> &[String] {
+        self.header.ignored()
+    }
+
     /// How the file is written.
     #[must_use]
     pub fn format(&self) -> Format {
@@ -151,6 +157,7 @@ fn fault(error: csv::Error) -> RowFault {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use std::io::Cursor;
 
     use encoding_rs::{UTF_8, WINDOWS_1252};
@@ -214,7 +221,7 @@ mod tests {
     fn a_quote_that_is_never_closed_ends_the_reading_within_bounds() {
         let mut file = "namn;epost\nA B;a@b.se\n\"C D;c@d.se\n".to_owned();
         for number in 0..100_000 {
-            file.push_str(&format!("N{number} M;n{number}@gso.se\n"));
+            writeln!(file, "N{number} M;n{number}@gso.se").expect("memory");
         }
         let rows: Vec<_> = open(file).collect();
         assert_eq!(rows.len(), 2);
@@ -228,7 +235,7 @@ mod tests {
     fn more_rows_than_the_bound_end_the_reading() {
         let mut file = "namn;epost\n".to_owned();
         for number in 0..=MAX_ROWS {
-            file.push_str(&format!("N M;n{number}@gso.se\n"));
+            writeln!(file, "N M;n{number}@gso.se").expect("memory");
         }
         let mut rows = open(file);
         assert_eq!(rows.by_ref().take(100_000).filter(|row| row.content.is_ok()).count(), 100_000);

@@ -4,7 +4,7 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use stagesub_tenancy::{DatabaseId, Subdomain, TenantCode, TenantId, TenantStatus};
+use stagesub_tenancy::{ConfigVersion, DatabaseId, Subdomain, Tenant, TenantCode, TenantId, TenantStatus};
 use uuid::Uuid;
 
 use crate::audit::AuditEntry;
@@ -46,6 +46,24 @@ pub struct TenantAccount {
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
     pub updated_at: DateTime<Utc>,
+}
+
+impl TenantAccount {
+    /// Whether people may use it at `now`: derived from its status and dates.
+    #[must_use]
+    pub fn is_active_at(&self, now: DateTime<Utc>) -> bool {
+        let tenant = Tenant {
+            id: self.id,
+            code: self.code.clone(),
+            name: self.name.clone(),
+            subdomain: self.subdomain.clone(),
+            status: self.status,
+            trial_ends_at: self.trial_ends_at,
+            subscription_ends_at: self.subscription_ends_at,
+            version: ConfigVersion(self.version),
+        };
+        tenant.access_at(now).is_ok()
+    }
 }
 
 /// A tenant to be made: what is reserved in the registry first.
@@ -177,6 +195,8 @@ pub trait TenantDatabases: Send + Sync {
     async fn choose_shared(&self) -> Result<DatabaseId, StoreError>;
     /// Creates, migrates and marks a tenant's own database; finishes one that was begun.
     async fn create_dedicated(&self, tenant: TenantId) -> Result<DatabaseId, StoreError>;
+    /// Lets transactions of the tenant, at its first epoch, begin in the database it was placed in. Idempotent.
+    async fn admit(&self, tenant: TenantId, database: DatabaseId) -> Result<(), StoreError>;
 }
 
 /// A person's account.

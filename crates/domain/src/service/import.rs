@@ -10,7 +10,9 @@ use crate::audit::AuditAction;
 use crate::error::{StoreError, UseCaseError};
 use crate::ids::PositionNo;
 use crate::import::catalogue::Catalogue;
-use crate::import::{CellError, ParsedRow, Row, RowFault};
+use crate::import::{
+    CellError, Column, ImportMode, ImportReport, MAX_LISTED, ParsedRow, Remark, Row, RowFault,
+};
 use crate::language::Language;
 use crate::musician::{Musician, NewMusician};
 use crate::ports::UnitOfWork;
@@ -24,57 +26,6 @@ use crate::validate::{MAX_QUALIFICATIONS, email_key};
 
 /// Rows that are looked up and written together.
 const BATCH: usize = 500;
-/// Most refusals, and most notices, that a report lists; the rest is counted.
-pub const MAX_LISTED: usize = 10_000;
-
-/// What becomes of the good rows when others are refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ImportMode {
-    /// Nothing is kept.
-    #[default]
-    AllOrNothing,
-    /// The good rows are kept.
-    Valid,
-}
-
-/// What an import did, or would have done.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ImportReport {
-    /// Rows that are not blank.
-    pub rows: u32,
-    /// Musicians entered.
-    pub created: u32,
-    /// Musicians that a row said something new of.
-    pub updated: u32,
-    /// Rows that say what is known already.
-    pub unchanged: u32,
-    /// Rows that say what an earlier row said.
-    pub repeated: u32,
-    /// Rows that were refused.
-    pub refused_rows: u32,
-    /// What is wrong with them: the first [`MAX_LISTED`].
-    pub refused: Vec<Remark>,
-    /// How many more refusals there are than are listed.
-    pub refused_more: u32,
-    /// What else is worth telling: the first [`MAX_LISTED`].
-    pub notices: Vec<Remark>,
-    /// How many more notices there are than are listed.
-    pub notices_more: u32,
-    /// Whether the unit is to be committed. When it is not, it must be dropped: part of it may be written, and
-    /// the counts say what the rows come to.
-    pub applied: bool,
-}
-
-/// Something about a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
-    /// The number of the row's first line in the file.
-    pub line: u64,
-    /// What the file calls the column; `None` when it is about the whole row.
-    pub column: Option<String>,
-    /// What there is to say, for people.
-    pub reason: String,
-}
 
 /// Imports rows in batches; memory is bounded by the batch and by a few dozen bytes for each row of the file, which has
 /// at most [`crate::import::MAX_ROWS`].
@@ -179,7 +130,7 @@ impl Import {
             None => self.seen.insert(address, (line, content)),
         };
         for instrument in named.without_position {
-            let column = Some(row.header.name_of(crate::import::Column::Instrument).to_owned());
+            let column = Some(row.header.name_of(Column::Instrument).to_owned());
             let reason = format!("no position is named for {instrument}, so no qualification was added");
             self.notice(Remark { line, column, reason });
         }
@@ -284,7 +235,7 @@ impl Import {
                 "updated": report.updated,
                 "unchanged": report.unchanged,
                 "repeated": report.repeated,
-                "refused": report.refused_rows,
+                "refused": report.refused_count,
             });
             uow.audit().record(&act.entry(AuditAction::Import, Musician::MODEL, None, Some(changes))).await?;
         }
@@ -294,11 +245,11 @@ impl Import {
     /// Whether it is certain that nothing will be kept. A file that ends before its end is never taken in part:
     /// nobody could tell which part.
     fn is_lost(&self) -> bool {
-        self.is_cut_short || (self.mode == ImportMode::AllOrNothing && self.report.refused_rows > 0)
+        self.is_cut_short || (self.mode == ImportMode::AllOrNothing && self.report.refused_count > 0)
     }
 
     fn refuse(&mut self, line: u64, errors: Vec<CellError>) {
-        self.report.refused_rows += 1;
+        self.report.refused_count += 1;
         for CellError { column, reason } in errors {
             if self.report.refused.len() < MAX_LISTED {
                 self.report.refused.push(Remark { line, column, reason });
@@ -338,7 +289,7 @@ fn merged(before: &Musician, good: &Good) -> Musician {
 }
 
 fn email_column(row: &ParsedRow) -> String {
-    row.header.name_of(crate::import::Column::Email).to_owned()
+    row.header.name_of(Column::Email).to_owned()
 }
 
 fn hash(value: &impl Hash) -> u64 {
@@ -356,8 +307,8 @@ fn hash_of_content(row: &ParsedRow, positions: &[PositionNo]) -> u64 {
     ))
 }
 
-fn count(rows: usize) -> u32 {
-    u32::try_from(rows).expect("a batch is counted in hundreds")
+fn count(rows: usize) -> u64 {
+    u64::try_from(rows).expect("a batch is counted in hundreds")
 }
 
 fn signed(rows: usize) -> i32 {

@@ -1,0 +1,300 @@
+//! Making an orchestra, over two databases.
+//!
+//! The registry reserves its code and subdomain; one idempotent transaction fills its database; the registry
+//! says `active`. Each step finds out by itself whether it was done before, so what a crash left is finished by
+//! doing all of them again.
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use stagesub_id_gen::Kind;
+use stagesub_tenancy::{Purpose, TenantCode, TenantId, TenantStatus};
+
+use crate::actor::Actor;
+use crate::audit::AuditAction;
+use crate::error::{Constraint, FieldError, StoreError, UseCaseError, ValidationErrors};
+use crate::ids::{InstrumentNo, PositionNo, RankingListNo};
+use crate::instrument::{Instrument, ListType, Position, RankingList};
+use crate::ports::UnitOfWork;
+use crate::ports::registry::{NewMember, NewTenant, TenantAccount};
+use crate::service::code::proposals;
+use crate::service::context::Act;
+use crate::service::tenants::{
+    Platform, TRIAL, TenantDraft, broken, entry, get_tenant, parse_subdomain, taken,
+};
+use crate::settings::Settings;
+use crate::starter;
+use crate::subscription::{Limits, Resource, Tier};
+use crate::validate::{Draft as _, Rule};
+
+/// Makes an orchestra and gives it a trial of [`TRIAL`]. `id` is made by the caller.
+///
+/// # Errors
+/// Before anything is reserved: [`UseCaseError::Invalid`] with everything that is wrong, [`UseCaseError::Taken`]
+/// for subdomain or code. After that the tenant stays `provisioning` until [`recover_provisioning`] has finished
+/// it, and its code and subdomain stay taken.
+pub async fn create_tenant(
+    platform: &Platform<'_>,
+    actor: &Actor,
+    id: TenantId,
+    draft: TenantDraft,
+    now: DateTime<Utc>,
+) -> Result<TenantAccount, UseCaseError> {
+    let dedicated = draft.dedicated;
+    let account = reserve(platform, actor, id, draft, now).await?;
+    finish(platform, actor, account, dedicated, now).await
+}
+
+/// What became of a tenant whose setting up was begun and not ended.
+#[derive(Debug)]
+pub struct Recovery {
+    /// Which.
+    pub tenant: TenantId,
+    /// The tenant, finished; or why it could not be.
+    pub outcome: Result<TenantAccount, UseCaseError>,
+}
+
+/// Finishes every tenant that a crash left. One that cannot be finished is reported and does not stop the rest.
+///
+/// # Errors
+/// When the registry does not tell which there are.
+pub async fn recover_provisioning(
+    platform: &Platform<'_>,
+    actor: &Actor,
+    now: DateTime<Utc>,
+) -> Result<Vec<Recovery>, UseCaseError> {
+    let mut recovered = Vec::new();
+    for (account, dedicated) in platform.tenants.list_provisioning().await? {
+        let tenant = account.id;
+        let outcome = finish(platform, actor, account, dedicated, now).await;
+        recovered.push(Recovery { tenant, outcome });
+    }
+    Ok(recovered)
+}
+
+/// Fills a new orchestra's database; tells whether it was empty. Leaves the commit to the caller.
+pub async fn fill_orchestra(
+    uow: &mut dyn UnitOfWork,
+    act: &Act<'_>,
+    tier: Tier,
+    limits: Limits,
+    limits_version: i64,
+) -> Result<bool, UseCaseError> {
+    if uow.starter().is_done().await? {
+        return Ok(false);
+    }
+    uow.starter().insert_foundation(&Settings::default(), limits, limits_version).await?;
+    let template = starter::sections(tier);
+    let instruments = count(template.len());
+    let positions = count(template.iter().map(|section| section.positions.len()).sum());
+    let lists = positions * count(ListType::ALL.len());
+
+    // What a new orchestra starts with is given whatever its limits are, and counts against them.
+    let mut quota = uow.quotas().lock(Resource::Instruments).await?;
+    quota.used = signed(instruments);
+    uow.quotas().update(&quota).await?;
+
+    let mut instrument_numbers = numbers(uow, Kind::Instrument, instruments).await?;
+    let mut position_numbers = numbers(uow, Kind::Position, positions).await?;
+    let mut list_numbers = numbers(uow, Kind::RankingList, lists).await?;
+    let mut rows = Rows::default();
+    for (order, section) in (1..).zip(template) {
+        let instrument = InstrumentNo::new(next(&mut instrument_numbers)?);
+        rows.instruments.push(Instrument {
+            no: instrument,
+            name: section.instrument.to_owned(),
+            display_order: Some(order),
+            archived_at: None,
+            created_at: act.now,
+            updated_at: act.now,
+        });
+        for (level, name) in (1..).zip(section.positions) {
+            let position = PositionNo::new(next(&mut position_numbers)?);
+            rows.positions.push(Position {
+                no: position,
+                instrument,
+                name: (*name).to_owned(),
+                hierarchy_level: level,
+                created_at: act.now,
+                updated_at: act.now,
+            });
+            for list_type in ListType::ALL {
+                rows.lists.push(RankingList {
+                    no: RankingListNo::new(next(&mut list_numbers)?),
+                    position,
+                    list_type,
+                    description: None,
+                    created_at: act.now,
+                });
+            }
+        }
+    }
+    uow.instruments().insert(rows.instruments).await?;
+    uow.positions().insert(rows.positions).await?;
+    uow.ranking_lists().insert(rows.lists).await?;
+    let templates = starter::mail_templates(tier);
+    let changes = json!({
+        "subscription": tier.as_str(),
+        "instruments": instruments,
+        "positions": positions,
+        "rankingLists": lists,
+        "emailTemplates": templates.len(),
+    });
+    uow.starter().insert_templates(templates).await?;
+    uow.audit().record(&act.entry(AuditAction::Provision, "tenant", None, Some(changes))).await?;
+    Ok(true)
+}
+
+#[derive(Default)]
+struct Rows {
+    instruments: Vec<Instrument>,
+    positions: Vec<Position>,
+    lists: Vec<RankingList>,
+}
+
+async fn numbers(
+    uow: &mut dyn UnitOfWork,
+    kind: Kind,
+    count: u32,
+) -> Result<impl Iterator<Item = i64> + use<>, UseCaseError> {
+    Ok(uow.sequences().reserve(kind, count).await.map_err(StoreError::from)?.numbers())
+}
+
+fn next(numbers: &mut impl Iterator<Item = i64>) -> Result<i64, UseCaseError> {
+    let short =
+        || StoreError::Corrupt { table: "id_counter", id: "too few numbers were reserved".to_owned() };
+    Ok(numbers.next().ok_or_else(short)?)
+}
+
+fn signed(things: u32) -> i32 {
+    i32::try_from(things).expect("a starting set is counted in hundreds")
+}
+
+fn count(things: usize) -> u32 {
+    u32::try_from(things).expect("a starting set is counted in hundreds")
+}
+
+async fn reserve(
+    platform: &Platform<'_>,
+    actor: &Actor,
+    id: TenantId,
+    draft: TenantDraft,
+    now: DateTime<Utc>,
+) -> Result<TenantAccount, UseCaseError> {
+    let wanted_code = draft.code.clone().filter(|code| !code.trim().is_empty());
+    let mut tenant = check(id, draft, now)?;
+    let audit = |tenant: &NewTenant| {
+        let after = json!({ "after": {
+            "name": tenant.name,
+            "code": tenant.code,
+            "subdomain": tenant.subdomain,
+            "subscription": tenant.tier.as_str(),
+            "dedicated": tenant.dedicated,
+            "trialEndsAt": tenant.trial_ends_at,
+        }});
+        entry(actor, now, AuditAction::Create, id, Some(after))
+    };
+    if wanted_code.is_some() {
+        return platform.tenants.reserve(&tenant, &audit(&tenant)).await.map_err(taken);
+    }
+    for code in proposals(&tenant.name) {
+        if platform.tenants.code_is_taken(&code).await? {
+            continue;
+        }
+        tenant.code = code;
+        match platform.tenants.reserve(&tenant, &audit(&tenant)).await {
+            // Another tenant took it between the look and the reservation.
+            Err(StoreError::Conflict { constraint: Constraint::TenantCode }) => {}
+            other => return other.map_err(taken),
+        }
+    }
+    Err(UseCaseError::Taken { field: "code" })
+}
+
+/// Everything that is wrong with a draft, at once; a code that is to be proposed is the first proposal.
+fn check(id: TenantId, draft: TenantDraft, now: DateTime<Utc>) -> Result<NewTenant, ValidationErrors> {
+    let mut errors = Vec::new();
+    let checked = draft.clone().checked();
+    if let Err(broken) = &checked {
+        errors.extend(broken.0.iter().cloned());
+    }
+    let draft = checked.unwrap_or(draft);
+    let subdomain = parse_subdomain(draft.subdomain.trim(), &mut errors);
+    let code = parse_code(&draft, &mut errors);
+    if draft.dedicated && draft.tier != Tier::Institution {
+        let message = "a database of its own comes with the institution tier";
+        errors.push(broken("dedicated", Rule::Subscription, message));
+    }
+    match (subdomain, code) {
+        (Some(subdomain), Some(code)) if errors.is_empty() => Ok(NewTenant {
+            id,
+            code,
+            name: draft.name,
+            subdomain,
+            tier: draft.tier,
+            limits: draft.tier.limits(),
+            trial_ends_at: Some(now + TRIAL),
+            dedicated: draft.dedicated,
+            admin: draft.admin.map(|admin| NewMember {
+                id: admin.id,
+                email: admin.email,
+                first_name: admin.first_name,
+                last_name: admin.last_name,
+                password_hash: admin.password_hash,
+            }),
+            now,
+        }),
+        _ => Err(ValidationErrors(errors)),
+    }
+}
+
+fn parse_code(draft: &TenantDraft, errors: &mut Vec<FieldError>) -> Option<TenantCode> {
+    let Some(code) = draft.code.as_deref().map(str::trim).filter(|code| !code.is_empty()) else {
+        let code = proposals(&draft.name).next();
+        if code.is_none() && errors.is_empty() {
+            let message = "a code of 2 to 6 of A-Z and 0-9: the name has no letters to propose one from";
+            errors.push(broken("code", Rule::Required, message));
+        }
+        return code;
+    };
+    match code.parse() {
+        Ok(code) => Some(code),
+        Err(error) => {
+            errors.push(broken("code", Rule::Format, format!("{error}")));
+            None
+        }
+    }
+}
+
+/// Every step after the reservation; each may have been done before.
+async fn finish(
+    platform: &Platform<'_>,
+    actor: &Actor,
+    account: TenantAccount,
+    dedicated: bool,
+    now: DateTime<Utc>,
+) -> Result<TenantAccount, UseCaseError> {
+    let id = account.id;
+    let database = if let Some(placement) = account.placement {
+        placement.database()
+    } else {
+        let database = if dedicated {
+            platform.databases.create_dedicated(id).await?
+        } else {
+            platform.databases.choose_shared().await?
+        };
+        platform.tenants.place(id, database, dedicated).await?;
+        database
+    };
+    platform.databases.admit(id, database).await?;
+    (platform.invalidate)(id);
+    let mut unit = platform.begin(id, Purpose::Provisioning, now).await?;
+    let act = Act { actor, code: &account.code, now };
+    if fill_orchestra(&mut *unit, &act, account.tier, account.limits, account.version).await? {
+        unit.commit().await?;
+    }
+    let entry = entry(actor, now, AuditAction::Provision, id, None);
+    // `false`: another node finished it meanwhile, which is as good.
+    platform.tenants.set_status(id, vec![TenantStatus::Provisioning], TenantStatus::Active, &entry).await?;
+    (platform.invalidate)(id);
+    get_tenant(platform.tenants, id).await
+}
