@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stagesub_domain::error::StoreError;
-use stagesub_tenancy::{CacheSettings, TenantId, VersionedCache};
+use stagesub_tenancy::{CacheSettings, ChangeSink, Changes, TenantId, VersionedCache};
 use uuid::Uuid;
 
 use crate::ports::{Authority, AuthorityStore};
@@ -19,8 +19,8 @@ const CAPACITY: usize = 50_000;
 
 /// Any [`AuthorityStore`], asked once for each person and host until it is told of a change.
 ///
-/// Whoever follows the registry's changes calls [`invalidate`](Self::invalidate); an answer that was loading
-/// at that time is not kept. That a person does not exist is not remembered.
+/// It is a [`ChangeSink`]: give it to the node's follower of changes. An answer that was loading when its
+/// person changed is not kept, and that a person does not exist is not remembered.
 pub struct CachedAuthority {
     store: Arc<dyn AuthorityStore>,
     cache: VersionedCache<(Uuid, Option<TenantId>), Authority, StoreError>,
@@ -50,9 +50,19 @@ impl CachedAuthority {
         }
     }
 
-    /// Forgets everything: for a follower that may have missed changes.
+    /// Forgets everything: for whoever may have missed changes.
     pub fn invalidate_all(&self) {
         self.cache.invalidate_all();
+    }
+}
+
+impl ChangeSink for CachedAuthority {
+    fn apply(&self, changes: &Changes) {
+        self.invalidate(&changes.users);
+    }
+
+    fn apply_unknown(&self) {
+        self.invalidate_all();
     }
 }
 
@@ -154,6 +164,18 @@ mod tests {
         assert_eq!(epoch(&cached, CAJSA, Some(TENANT)).await, 3);
         cached.invalidate_all();
         assert_eq!(epoch(&cached, CAJSA, Some(TENANT)).await, 6);
+    }
+
+    #[tokio::test]
+    async fn what_the_registry_tells_is_looked_up_anew() {
+        let cached = counting();
+        epoch(&cached, BERIT, None).await;
+        epoch(&cached, CAJSA, None).await;
+        cached.apply(&Changes { users: vec![CAJSA], ..Changes::default() });
+        assert_eq!(epoch(&cached, BERIT, None).await, 1);
+        assert_eq!(epoch(&cached, CAJSA, None).await, 3);
+        cached.apply_unknown();
+        assert_eq!(epoch(&cached, BERIT, None).await, 4);
     }
 
     #[tokio::test]
