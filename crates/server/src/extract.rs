@@ -1,0 +1,7 @@
+//! What handlers are given: who asks, about whom, and what they sent.
+
+pub mod caller;
+pub mod input;
+
+pub use caller::{AnyCaller, PlatformCaller, RequestHost, RequestOrigin, TenantCaller};
+pub use input::{Body, IdPath, Params, parse_id, render_id};

@@ -1,0 +1,12 @@
+//! One file a resource: extract, one call into a use case, map.
+
+pub mod auth;
+pub mod health;
+pub mod import;
+pub mod instruments;
+pub mod list;
+pub mod musicians;
+pub mod platform_tenants;
+pub mod positions;
+pub mod projects;
+pub mod tenant;

@@ -1,0 +1,102 @@
+//! Lists: cursors, limits and their bodies.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Deserializer, Serialize};
+use stagesub_domain::page::{Page, Paged};
+use utoipa::ToSchema;
+
+use crate::problem::Problem;
+
+/// One page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ListBody<T> {
+    /// The items, in the order of their numbers.
+    pub items: Vec<T>,
+    /// Send it as `cursor` for the next page; null at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// Reads `limit` and `cursor`.
+pub fn page(limit: Option<u32>, cursor: Option<&str>) -> Result<Page, Problem> {
+    let after =
+        cursor.map(|text| decode(text).and_then(|text| text.parse().ok())).map_or(Ok(None), |no| {
+            no.map(Some)
+                .ok_or_else(|| Problem::invalid_field("cursor", "cursor", "is not a cursor of this list"))
+        })?;
+    Page::new(after, limit.unwrap_or(Page::DEFAULT_LIMIT))
+        .ok_or_else(|| Problem::invalid_field("limit", "range", format!("must be 1 to {}", Page::MAX_LIMIT)))
+}
+
+/// Turns a page of entities into the answer.
+pub fn list_body<T, B>(paged: Paged<T>, map: impl FnMut(T) -> B) -> Json<ListBody<B>> {
+    Json(ListBody {
+        items: paged.items.into_iter().map(map).collect(),
+        next_cursor: paged.next.map(|no| encode(&no.to_string())),
+    })
+}
+
+/// A cursor is opaque to clients.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(text)
+}
+
+/// The inverse of [`encode`].
+#[must_use]
+pub fn decode(cursor: &str) -> Option<String> {
+    String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()
+}
+
+/// 201 with the address of what was made.
+pub fn created<B: Serialize>(location: &str, body: B) -> Response {
+    let mut response = (StatusCode::CREATED, Json(body)).into_response();
+    if let Ok(value) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
+/// Checks the length of a search text.
+pub fn search(text: Option<String>) -> Result<Option<String>, Problem> {
+    match text {
+        Some(text) if text.chars().count() > 100 => {
+            Err(Problem::invalid_field("q", "length", "must be at most 100 characters"))
+        }
+        Some(text) if text.trim().is_empty() => Ok(None),
+        Some(text) => Ok(Some(text.trim().to_owned())),
+        None => Ok(None),
+    }
+}
+
+/// Tells a field that is left out (`None`) from one that is null (`Some(None)`).
+pub fn nullable<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_as_the_number_it_was_made_of() {
+        let page = page(Some(10), Some(&encode("1234"))).unwrap();
+        assert_eq!((page.after, page.limit()), (Some(1234), 10));
+    }
+
+    #[test]
+    fn a_foreign_cursor_and_a_limit_out_of_bounds_are_told() {
+        assert!(page(None, Some("!!")).is_err());
+        assert!(page(None, Some(&encode("abc"))).is_err());
+        assert!(page(Some(0), None).is_err());
+        assert!(page(Some(201), None).is_err());
+    }
+}

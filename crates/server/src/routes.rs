@@ -1,0 +1,168 @@
+//! The one table of routes, and what every request passes through.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Redirect, Response};
+use stagesub_tenancy::Addressed;
+use stagesub_tenancy::http::{PeerAddr, TenantLayer};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::handlers::{
+    auth, health, import, instruments, musicians, platform_tenants, positions, projects, tenant,
+};
+use crate::openapi::ApiDoc;
+use crate::problem::Problem;
+use crate::state::AppState;
+
+/// Largest JSON body, in bytes.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// Longest time a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The name of the header that carries a request's id.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The API with its description. Routes of one host kind answer 404 on the other: their extractors say so.
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(ApiDoc::openapi())
+        .routes(routes!(auth::login))
+        .routes(routes!(auth::me))
+        .routes(routes!(tenant::show_tenant))
+        .routes(routes!(instruments::list, instruments::create))
+        .routes(routes!(instruments::show, instruments::update, instruments::delete))
+        .routes(routes!(instruments::archive))
+        .routes(routes!(instruments::restore))
+        .routes(routes!(positions::list, positions::create))
+        .routes(routes!(positions::show, positions::update, positions::delete))
+        .routes(routes!(musicians::list, musicians::create))
+        .routes(routes!(import::import))
+        .routes(routes!(musicians::show, musicians::update, musicians::archive))
+        .routes(routes!(musicians::restore))
+        .routes(routes!(projects::list, projects::create))
+        .routes(routes!(projects::show, projects::update, projects::delete))
+        .routes(routes!(platform_tenants::list, platform_tenants::create))
+        .routes(routes!(platform_tenants::show, platform_tenants::change))
+        .routes(routes!(platform_tenants::suspend))
+        .routes(routes!(platform_tenants::resume))
+}
+
+/// The description of the API, as it is served.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    api().split_for_parts().1
+}
+
+/// Builds the server's service.
+pub fn build_router(state: AppState) -> Router {
+    let (api, description) = api().split_for_parts();
+    let tenants = TenantLayer::new(
+        state.resolver.clone(),
+        Arc::clone(&state.clock),
+        state.trusted_proxies.clone(),
+        Arc::new(|error| Problem::from(error).into_response()),
+    );
+    let addressed = api
+        .merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(state.clone(), redirect_www))
+        .layer(tenants);
+    // Probes come by address, so they stand before the host is asked for.
+    let probes = Router::new()
+        .route("/healthz", axum::routing::get(health::healthz))
+        .route("/readyz", axum::routing::get(health::readyz));
+    Router::new()
+        .merge(probes)
+        .fallback_service(addressed.with_state(state.clone()))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(timeout))
+        .layer(middleware::from_fn(peer))
+        .layer(CatchPanicLayer::custom(|_| Problem::internal("a handler panicked").into_response()))
+        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(middleware::from_fn(drop_foreign_request_id))
+        .layer(middleware::map_response(safe_headers))
+        .with_state(state)
+}
+
+async fn not_found() -> Problem {
+    Problem::not_found()
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::method_not_allowed()
+}
+
+/// The peer's address for the tenant layer, which knows no axum.
+async fn peer(mut request: Request, next: Next) -> Response {
+    if let Some(ConnectInfo(address)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
+        let peer = PeerAddr(address.ip());
+        request.extensions_mut().insert(peer);
+    }
+    next.run(request).await
+}
+
+/// A request's id is ours; one that a client sends is kept out of logs and audit.
+async fn drop_foreign_request_id(mut request: Request, next: Next) -> Response {
+    request.headers_mut().remove(REQUEST_ID);
+    next.run(request).await
+}
+
+/// Dropping the handler's future rolls its transaction back.
+async fn timeout(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(elapsed) => Problem::unavailable(elapsed).into_response(),
+    }
+}
+
+async fn redirect_www(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if !matches!(request.extensions().get::<Addressed>(), Some(Addressed::Www)) {
+        return next.run(request).await;
+    }
+    let port = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .and_then(|host| host.rsplit_once(':'))
+        .map(|(_, port)| port)
+        .filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    let path = request.uri().path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
+    let authority = match port {
+        Some(port) => format!("{}:{port}", state.app_domain),
+        None => state.app_domain.clone(),
+    };
+    // Without a scheme the browser keeps its own.
+    Redirect::permanent(&format!("//{authority}{path}")).into_response()
+}
+
+async fn safe_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+fn span(request: &axum::http::Request<Body>) -> tracing::Span {
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or_default();
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+}

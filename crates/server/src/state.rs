@@ -1,0 +1,78 @@
+//! What handlers work with: ports, never adapters.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use stagesub_auth::{Authenticator, LoginService, PasswordHasher};
+use stagesub_domain::ports::Units;
+use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
+use stagesub_tenancy::clock::Clock;
+use stagesub_tenancy::proxies::TrustedProxies;
+use stagesub_tenancy::{Resolver, TenantId};
+
+use crate::readiness::Readiness;
+
+/// Told when a tenant's record changed on this node, so that its own caches do not wait for the feed.
+pub type Invalidate = Arc<dyn Fn(TenantId) + Send + Sync>;
+
+/// Everything that requests are answered with.
+pub struct Parts {
+    /// Begins transactions on tenants' data.
+    pub units: Units,
+    /// Hosts to scopes.
+    pub resolver: Resolver,
+    /// Signs people in.
+    pub login: LoginService,
+    /// Checks access tokens.
+    pub authenticator: Authenticator,
+    /// Hashes new passwords.
+    pub passwords: Arc<PasswordHasher>,
+    /// Tenants in the registry.
+    pub tenants: Arc<dyn TenantRegistry>,
+    /// People in the registry.
+    pub people: Arc<dyn PersonRegistry>,
+    /// Databases for new tenants.
+    pub databases: Arc<dyn TenantDatabases>,
+    /// Drops this node's cached answers about a tenant.
+    pub invalidate: Invalidate,
+    /// Whether requests can be served.
+    pub readiness: Arc<dyn Readiness>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Whose forwarded headers count.
+    pub trusted_proxies: TrustedProxies,
+    /// The domain tenants are served under.
+    pub app_domain: String,
+}
+
+/// Shared by all handlers.
+#[derive(Clone)]
+pub struct AppState(Arc<Parts>);
+
+impl AppState {
+    /// The state of one server.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Checks access tokens.
+    #[must_use]
+    pub fn authenticator(&self) -> &Authenticator {
+        &self.0.authenticator
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.0.clock.now()
+    }
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
