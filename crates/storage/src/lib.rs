@@ -1,5 +1,6 @@
 //! Tenant-bound transactions, row-level security and databases on Postgres.
 
+pub mod catalogue;
 pub mod databases;
 pub mod directory;
 pub mod embedded;

@@ -1,0 +1,281 @@
+//! What tenant tables there are, read from the database itself.
+//!
+//! Whoever copies, checks or deletes a tenant goes by this and not by a list in a program: a table that was
+//! added by a migration, ours or an embedder's, is found, and so is one that was added without its fence.
+
+mod order;
+mod rules;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use sqlx::PgConnection;
+
+pub use order::{CyclicTables, parents_first};
+pub use rules::{Fault, Rule, faults};
+
+/// A table's name with its schema.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableName {
+    /// Its schema.
+    pub schema: String,
+    /// Its name there.
+    pub name: String,
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// One relation of a data schema that holds rows or shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Its name.
+    pub name: TableName,
+    /// Whether it is a table. Views, materialized views and foreign tables are listed to be refused: policies
+    /// do not hold on them as they do on tables.
+    pub is_table: bool,
+    /// Row-level security is on.
+    pub secured: bool,
+    /// It holds for the owner too.
+    pub forced: bool,
+    /// Its columns in order.
+    pub columns: Vec<Column>,
+    /// Its indexes, that of the primary key first.
+    pub indexes: Vec<Index>,
+    /// What its rows refer to.
+    pub foreign_keys: Vec<ForeignKey>,
+    /// Its policies.
+    pub policies: Vec<Policy>,
+    /// Its triggers, without those of foreign keys.
+    pub triggers: Vec<String>,
+}
+
+impl Table {
+    /// Columns of the primary key in its order; empty without one.
+    #[must_use]
+    pub fn primary_key(&self) -> &[String] {
+        self.indexes.iter().find(|index| index.primary).map_or(&[], |index| &index.columns)
+    }
+}
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type, as SQL has it.
+    pub data_type: String,
+    /// It is never NULL.
+    pub not_null: bool,
+    /// Its value is computed; it cannot be written.
+    pub generated: bool,
+}
+
+/// An index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// Its name.
+    pub name: String,
+    /// It is the primary key's.
+    pub primary: bool,
+    /// It admits each key once.
+    pub unique: bool,
+    /// Columns or expressions in its order.
+    pub columns: Vec<String>,
+}
+
+/// A reference to rows of another table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Its name.
+    pub name: String,
+    /// Columns here.
+    pub columns: Vec<String>,
+    /// The other table.
+    pub references: TableName,
+    /// Columns there, in the same order.
+    pub referenced: Vec<String>,
+}
+
+/// A policy of row-level security.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// It widens what is visible; otherwise it narrows it, whatever others say.
+    pub permissive: bool,
+    /// It holds for every command and every role.
+    pub for_all: bool,
+    /// Which rows may be seen.
+    pub using: Option<String>,
+    /// Which rows may be written.
+    pub check: Option<String>,
+}
+
+/// Reads the tables of these schemas, ordered by name. [`parents_first`] orders them for copying.
+///
+/// # Errors
+/// The driver's; a schema that does not exist has no tables.
+pub async fn read(conn: &mut PgConnection, schemas: &[String]) -> Result<Vec<Table>, sqlx::Error> {
+    let relations = sqlx::query!(
+        r#"SELECT c.oid::bigint AS "oid!", n.nspname::text AS "schema!", c.relname::text AS "name!",
+                  c.relkind IN ('r', 'p') AS "is_table!", c.relrowsecurity AS "secured!",
+                  c.relforcerowsecurity AS "forced!"
+           FROM pg_catalog.pg_class AS c
+           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+           WHERE n.nspname = ANY($1::text[]) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+           ORDER BY n.nspname, c.relname"#,
+        schemas
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let oids: Vec<i64> = relations.iter().map(|relation| relation.oid).collect();
+    let mut columns = columns(conn, &oids).await?;
+    let mut indexes = indexes(conn, &oids).await?;
+    let mut foreign_keys = foreign_keys(conn, &oids).await?;
+    let mut policies = policies(conn, &oids).await?;
+    let mut triggers = triggers(conn, &oids).await?;
+    Ok(relations
+        .into_iter()
+        .map(|relation| Table {
+            name: TableName { schema: relation.schema, name: relation.name },
+            is_table: relation.is_table,
+            secured: relation.secured,
+            forced: relation.forced,
+            columns: columns.remove(&relation.oid).unwrap_or_default(),
+            indexes: indexes.remove(&relation.oid).unwrap_or_default(),
+            foreign_keys: foreign_keys.remove(&relation.oid).unwrap_or_default(),
+            policies: policies.remove(&relation.oid).unwrap_or_default(),
+            triggers: triggers.remove(&relation.oid).unwrap_or_default(),
+        })
+        .collect())
+}
+
+/// What belongs to each relation, by its oid.
+type ByRelation<T> = HashMap<i64, Vec<T>>;
+
+fn grouped<T>(rows: impl IntoIterator<Item = (i64, T)>) -> ByRelation<T> {
+    let mut groups = ByRelation::new();
+    for (relation, row) in rows {
+        groups.entry(relation).or_default().push(row);
+    }
+    groups
+}
+
+async fn columns(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Column>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT a.attrelid::bigint AS "relation!", a.attname::text AS "name!",
+                  pg_catalog.format_type(a.atttypid, a.atttypmod) AS "data_type!",
+                  a.attnotnull AS "not_null!", a.attgenerated <> '' AS "generated!"
+           FROM pg_catalog.pg_attribute AS a
+           WHERE a.attrelid::bigint = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
+           ORDER BY a.attrelid, a.attnum"#,
+        oids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(grouped(rows.into_iter().map(|row| {
+        let column = Column {
+            name: row.name,
+            data_type: row.data_type,
+            not_null: row.not_null,
+            generated: row.generated,
+        };
+        (row.relation, column)
+    })))
+}
+
+async fn indexes(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Index>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT i.indrelid::bigint AS "relation!", c.relname::text AS "name!", i.indisprimary AS "primary!",
+                  i.indisunique AS "unique!",
+                  ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, k, false)
+                        FROM pg_catalog.generate_series(1, i.indnkeyatts::integer) AS k
+                        ORDER BY k) AS "columns!"
+           FROM pg_catalog.pg_index AS i
+           JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+           WHERE i.indrelid::bigint = ANY($1)
+           ORDER BY i.indrelid, i.indisprimary DESC, c.relname"#,
+        oids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(grouped(rows.into_iter().map(|row| {
+        let index = Index { name: row.name, primary: row.primary, unique: row.unique, columns: row.columns };
+        (row.relation, index)
+    })))
+}
+
+async fn foreign_keys(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<ForeignKey>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT k.conrelid::bigint AS "relation!", k.conname::text AS "name!", n.nspname::text AS "schema!",
+                  c.relname::text AS "table!",
+                  ARRAY(SELECT a.attname::text
+                        FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
+                        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+                        ORDER BY u.place) AS "columns!",
+                  ARRAY(SELECT a.attname::text
+                        FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
+                        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
+                        ORDER BY u.place) AS "referenced!"
+           FROM pg_catalog.pg_constraint AS k
+           JOIN pg_catalog.pg_class AS c ON c.oid = k.confrelid
+           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+           WHERE k.contype = 'f' AND k.conrelid::bigint = ANY($1)
+           ORDER BY k.conrelid, k.conname"#,
+        oids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(grouped(rows.into_iter().map(|row| {
+        let key = ForeignKey {
+            name: row.name,
+            columns: row.columns,
+            references: TableName { schema: row.schema, name: row.table },
+            referenced: row.referenced,
+        };
+        (row.relation, key)
+    })))
+}
+
+async fn policies(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Policy>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT p.polrelid::bigint AS "relation!", p.polname::text AS "name!",
+                  p.polpermissive AS "permissive!",
+                  p.polcmd = '*' AND p.polroles = '{0}'::oid[] AS "for_all!",
+                  pg_catalog.pg_get_expr(p.polqual, p.polrelid) AS "using",
+                  pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) AS "check"
+           FROM pg_catalog.pg_policy AS p
+           WHERE p.polrelid::bigint = ANY($1)
+           ORDER BY p.polrelid, p.polname"#,
+        oids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(grouped(rows.into_iter().map(|row| {
+        let policy = Policy {
+            name: row.name,
+            permissive: row.permissive,
+            for_all: row.for_all,
+            using: row.using,
+            check: row.check,
+        };
+        (row.relation, policy)
+    })))
+}
+
+async fn triggers(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<String>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT t.tgrelid::bigint AS "relation!", t.tgname::text AS "name!"
+           FROM pg_catalog.pg_trigger AS t
+           WHERE t.tgrelid::bigint = ANY($1) AND NOT t.tgisinternal
+           ORDER BY t.tgrelid, t.tgname"#,
+        oids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(grouped(rows.into_iter().map(|row| (row.relation, row.name))))
+}
