@@ -16,6 +16,7 @@ pub struct Reserved {
 
 impl Reserved {
     /// The numbers in order.
+    #[must_use]
     pub fn numbers(self) -> impl ExactSizeIterator<Item = i64> {
         let first = self.first;
         (0..self.count).map(move |offset| first + i64::from(offset))
@@ -41,4 +42,32 @@ pub enum SequenceError {
     /// The counter cannot be reached.
     #[error("the id counter is unavailable")]
     Unavailable(#[source] BoxError),
+}
+
+#[cfg(test)]
+mod tests {
+    use mockall::predicate::eq;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_numbers_are_reserved_at_once_and_are_consecutive() {
+        let mut store = MockSequenceStore::new();
+        store
+            .expect_reserve()
+            .with(eq(Kind::Musician), eq(3))
+            .once()
+            .returning(|_, count| Ok(Reserved { first: 998, count }));
+        let store: &mut dyn SequenceStore = &mut store;
+        let reserved = store.reserve(Kind::Musician, 3).await.expect("reserved");
+        assert_eq!(reserved.numbers().collect::<Vec<_>>(), [998, 999, 1000]);
+        assert_eq!(reserved.numbers().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn counter_that_cannot_be_reached_gives_no_number() {
+        let mut store = MockSequenceStore::new();
+        store.expect_reserve().once().returning(|_, _| Err(SequenceError::Unavailable("down".into())));
+        assert!(matches!(store.reserve(Kind::File, 1).await, Err(SequenceError::Unavailable(_))));
+    }
 }

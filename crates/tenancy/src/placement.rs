@@ -81,3 +81,23 @@ pub struct Located {
     /// The version of that answer.
     pub epoch: PlacementEpoch,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placement_says_its_database_and_its_kind() {
+        let id = DatabaseId::from_uuid(Uuid::from_u128(1));
+        for (placement, word) in [(Placement::Shared(id), "shared"), (Placement::Dedicated(id), "dedicated")]
+        {
+            assert_eq!((placement.database(), placement.as_str()), (id, word));
+        }
+    }
+
+    #[test]
+    fn same_database_shared_and_dedicated_are_different_placements() {
+        let id = DatabaseId::from_uuid(Uuid::from_u128(1));
+        assert_ne!(Placement::Shared(id), Placement::Dedicated(id));
+    }
+}

@@ -30,18 +30,44 @@ pub enum Purpose {
 /// Only [`crate::resolver::Resolver`] makes one. It says nothing of where the data is: the router looks
 /// that up each time a transaction begins, so that a scope never goes stale when its tenant moves.
 ///
+/// Code that was given one may use it:
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use stagesub_tenancy::{Purpose, Tenant, TenantScope};
+/// fn use_one(scope: &TenantScope) -> (&Tenant, &Purpose) {
+///     (scope.tenant(), scope.purpose())
+/// }
+/// ```
+///
+/// but cannot make one of its parts,
+///
 /// ```compile_fail,E0451
 /// # use std::sync::Arc;
-/// # fn forge(tenant: Arc<stagesub_tenancy::Tenant>) {
-/// let scope = stagesub_tenancy::TenantScope { tenant, purpose: stagesub_tenancy::Purpose::Request };
-/// # }
+/// # use stagesub_tenancy::{Purpose, Tenant, TenantScope};
+/// fn forge(tenant: Arc<Tenant>) -> TenantScope {
+///     TenantScope { tenant, purpose: Purpose::Request }
+/// }
 /// ```
+///
+/// nor through the constructor that the resolver calls,
 ///
 /// ```compile_fail,E0624
 /// # use std::sync::Arc;
-/// # fn forge(tenant: Arc<stagesub_tenancy::Tenant>) {
-/// let scope = stagesub_tenancy::TenantScope::new(tenant, stagesub_tenancy::Purpose::Request);
-/// # }
+/// # use stagesub_tenancy::{Purpose, Tenant, TenantScope};
+/// fn forge(tenant: Arc<Tenant>) -> TenantScope {
+///     TenantScope::new(tenant, Purpose::Request)
+/// }
+/// ```
+///
+/// nor out of nothing.
+///
+/// ```compile_fail,E0277
+/// # use stagesub_tenancy::TenantScope;
+/// fn default<T: Default>() -> T {
+///     T::default()
+/// }
+/// let scope: TenantScope = default();
 /// ```
 #[derive(Debug, Clone)]
 pub struct TenantScope {

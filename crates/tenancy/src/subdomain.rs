@@ -113,3 +113,56 @@ pub enum InvalidSubdomain {
     #[error("this subdomain is reserved")]
     Reserved,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn label_of_letters_digits_and_inner_hyphens_is_a_subdomain() {
+        let longest = "a".repeat(Subdomain::MAX_LEN);
+        for text in ["a", "gbg", "gbg-2", "2gbg", "a-b-c", "ab-c", longest.as_str()] {
+            assert_eq!(text.parse::<Subdomain>().expect(text).as_str(), text);
+        }
+    }
+
+    #[test]
+    fn misshapen_label_is_refused() {
+        let over_long = "a".repeat(Subdomain::MAX_LEN + 1);
+        for text in [
+            "",
+            "-gbg",
+            "gbg-",
+            "-",
+            "xn--gbg",
+            "ab--c",
+            "GBG",
+            "g.bg",
+            "g_bg",
+            "g bg",
+            "göteborg",
+            "123",
+            "gbg\0",
+            "é-",
+            over_long.as_str(),
+        ] {
+            assert_eq!(text.parse::<Subdomain>(), Err(InvalidSubdomain::Shape), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reserved_names_are_subdomains_in_shape_only() {
+        for text in RESERVED {
+            assert_eq!(text.parse::<Subdomain>(), Err(InvalidSubdomain::Reserved), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in any::<String>()) {
+            let _ = text.parse::<Subdomain>();
+        }
+    }
+}

@@ -200,3 +200,52 @@ pub enum AccessRefusal {
         since: DateTime<Utc>,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn code_is_two_to_six_capitals_or_digits() {
+        for text in ["GO", "GOT", "GOT123", "42"] {
+            assert_eq!(text.parse::<TenantCode>().expect(text).as_str(), text);
+        }
+        for text in ["", "G", "GOTEBOR", "got", "GÖT", "G T", "G-T", "GOT\n", "ＧＯＴ"] {
+            assert_eq!(text.parse::<TenantCode>(), Err(InvalidTenantCode), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_status_is_parsed_from_its_word() {
+        for status in
+            [TenantStatus::Provisioning, TenantStatus::Active, TenantStatus::Suspended, TenantStatus::Closing]
+        {
+            assert_eq!(status.as_str().parse(), Ok(status));
+        }
+        assert_eq!("ACTIVE".parse::<TenantStatus>(), Err(UnknownTenantStatus));
+    }
+
+    #[test]
+    fn id_is_a_uuid() {
+        assert_eq!("1".parse::<TenantId>(), Err(InvalidTenantId));
+        assert_eq!("".parse::<TenantId>(), Err(InvalidTenantId));
+    }
+
+    #[test]
+    fn status_is_refused_before_the_dates() {
+        let ended = crate::testing::tenant(1, "GOT", "gbg");
+        let ended =
+            Tenant { status: TenantStatus::Suspended, trial_ends_at: Some(DateTime::UNIX_EPOCH), ..ended };
+        assert_eq!(ended.access_at(DateTime::UNIX_EPOCH), Err(AccessRefusal::Suspended));
+    }
+
+    proptest! {
+        #[test]
+        fn rendered_id_parses_to_itself(bits in any::<u128>()) {
+            let id = TenantId::from_uuid(Uuid::from_u128(bits));
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+    }
+}

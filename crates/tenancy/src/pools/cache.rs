@@ -227,7 +227,13 @@ impl<F: PoolFactory> Inner<F> {
                 Ok((self.hold(pool, reservation, live), connections))
             }
             Err(error) => {
-                state.breakers.failed(target.database(), Instant::now());
+                let now = Instant::now();
+                state.breakers.failed(target.database(), now);
+                let left_alone = state.breakers.retry_after(target.database(), now);
+                drop(state);
+                if let Some(left_alone) = left_alone {
+                    tracing::warn!(database = %target.database(), ?left_alone, "a database keeps failing and is left alone");
+                }
                 Err(error)
             }
         }
@@ -327,7 +333,11 @@ impl<F: PoolFactory> Flight<'_, F> {
     fn failed(mut self, error: OpenError) {
         let mut waiters = self.inner.lock().opening.remove(&self.target).unwrap_or_default();
         self.landed = true;
-        let Some(last) = waiters.pop() else { return };
+        let Some(last) = waiters.pop() else {
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::warn!(target = ?self.target, error, "a pool that nobody waits for any more could not be opened");
+            return;
+        };
         if waiters.is_empty() {
             let _ = last.send(Err(error));
             return;
