@@ -23,7 +23,19 @@ use crate::roles::is_refused;
 use crate::seal::KeyRing;
 use crate::target::ConnectionTarget;
 
+#[cfg(feature = "orchestra")]
+mod audit;
+#[cfg(feature = "orchestra")]
+pub mod constraints;
+#[cfg(feature = "orchestra")]
+pub mod credentials;
 pub mod logins;
+#[cfg(feature = "orchestra")]
+pub mod people;
+#[cfg(feature = "orchestra")]
+pub mod tenant_databases;
+#[cfg(feature = "orchestra")]
+pub mod tenants;
 
 /// Connections of each pool. What is asked of the registry is cached, or rare.
 const MAX_CONNECTIONS: u32 = 4;
@@ -91,6 +103,11 @@ impl RegistryPools {
         &self.control
     }
 
+    #[cfg(feature = "orchestra")]
+    pub(crate) const fn auth(&self) -> &PgPool {
+        &self.auth
+    }
+
     /// A change of the platform's records.
     #[expect(
         clippy::disallowed_methods,
@@ -98,6 +115,16 @@ impl RegistryPools {
     )]
     pub(crate) async fn begin_control(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         self.control.begin().await
+    }
+
+    /// A change of credentials.
+    #[cfg(feature = "orchestra")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "registry adapter: its fence is grants, and it binds no tenant"
+    )]
+    pub(crate) async fn begin_auth(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.auth.begin().await
     }
 }
 

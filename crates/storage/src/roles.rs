@@ -198,8 +198,8 @@ pub(crate) fn quote(identifier: &str) -> String {
 mod tests {
     use super::*;
 
-    fn secret(text: &str) -> Option<SecretString> {
-        Some(SecretString::from(text))
+    fn secret(text: &str) -> SecretString {
+        SecretString::from(text)
     }
 
     fn password(plan: &LoginPlan) -> (&'static str, Option<&str>) {
@@ -229,15 +229,18 @@ mod tests {
 
     #[test]
     fn known_password_is_kept_or_set_again_and_never_replaced() {
-        assert_eq!(password(&plan_login(true, secret("k"), None, false)), ("keep", Some("k")));
-        assert_eq!(password(&plan_login(false, secret("k"), None, false)), ("set", Some("k")));
-        assert_eq!(password(&plan_login(true, secret("k"), None, true)), ("set", Some("k")));
+        assert_eq!(password(&plan_login(true, Some(secret("k")), None, false)), ("keep", Some("k")));
+        assert_eq!(password(&plan_login(false, Some(secret("k")), None, false)), ("set", Some("k")));
+        assert_eq!(password(&plan_login(true, Some(secret("k")), None, true)), ("set", Some("k")));
     }
 
     #[test]
     fn given_password_wins() {
-        assert_eq!(password(&plan_login(true, secret("k"), secret("g"), false)), ("keep", Some("g")));
-        assert_eq!(password(&plan_login(false, None, secret("g"), false)), ("set", Some("g")));
+        assert_eq!(
+            password(&plan_login(true, Some(secret("k")), Some(secret("g")), false)),
+            ("keep", Some("g"))
+        );
+        assert_eq!(password(&plan_login(false, None, Some(secret("g")), false)), ("set", Some("g")));
     }
 
     #[test]

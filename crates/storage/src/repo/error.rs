@@ -3,6 +3,7 @@
 use stagesub_domain::error::{Constraint, StoreError};
 
 use crate::error::{Failure, classify};
+use crate::registry::constraints;
 
 /// Constraints of the tenant tables that use cases act on, by their names in the database. A test checks
 /// that each exists.
@@ -14,10 +15,10 @@ pub const CONSTRAINTS: &[(&str, Constraint)] = &[
     ("musician_qualification_position_fkey", Constraint::QualificationPosition),
 ];
 
-/// Maps an error of a statement on tenant data.
+/// Maps an error of a statement on tenant data or on the registry.
 pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
     match classify(&error) {
-        Failure::Constraint(name) => match CONSTRAINTS.iter().find(|(known, _)| *known == name) {
+        Failure::Constraint(name) => match all_constraints().find(|(known, _)| *known == name) {
             Some((_, constraint)) => StoreError::Conflict { constraint: *constraint },
             None => StoreError::Failed(Box::new(error)),
         },
@@ -27,4 +28,9 @@ pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
         }
         _ => StoreError::Failed(Box::new(error)),
     }
+}
+
+/// The constraints of both schemas. Their names are unique over the two.
+fn all_constraints() -> impl Iterator<Item = &'static (&'static str, Constraint)> {
+    CONSTRAINTS.iter().chain(constraints::CONSTRAINTS)
 }

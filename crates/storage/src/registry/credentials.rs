@@ -1,0 +1,167 @@
+//! What signing in is checked against: the only adapters that read password hashes, as the `auth` login.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use stagesub_auth::ports::{AuthEpoch, Authority, AuthorityStore, Credential, CredentialStore};
+use stagesub_domain::audit::AuditEntry;
+use stagesub_domain::error::StoreError;
+use stagesub_domain::role::Role;
+use stagesub_tenancy::TenantId;
+use uuid::Uuid;
+
+use super::{RegistryPools, audit};
+use crate::repo::store_error;
+
+/// [`CredentialStore`] on Postgres.
+#[derive(Clone, Debug)]
+pub struct PgCredentialStore {
+    registry: RegistryPools,
+}
+
+impl PgCredentialStore {
+    /// Over the registry.
+    #[must_use]
+    pub const fn new(registry: RegistryPools) -> Self {
+        Self { registry }
+    }
+}
+
+#[async_trait]
+impl CredentialStore for PgCredentialStore {
+    async fn find_credential(
+        &self,
+        email: &str,
+        tenant: Option<TenantId>,
+    ) -> Result<Option<Credential>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT u.id, u.email, u.first_name, u.last_name, u.password_hash, u.is_active,
+                u.is_superadmin, u.auth_epoch, m.role AS "role?"
+            FROM registry.users AS u
+            LEFT JOIN registry.memberships AS m ON m.user_id = u.id AND m.tenant_id = $2
+            WHERE lower(u.email) = lower($1)"#,
+            email,
+            tenant.map(TenantId::as_uuid)
+        )
+        .fetch_optional(self.registry.auth())
+        .await
+        .map_err(store_error)?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Credential {
+            user: row.id,
+            email: row.email,
+            first_name: row.first_name,
+            last_name: row.last_name,
+            password_hash: row.password_hash.map(SecretString::from),
+            is_active: row.is_active,
+            is_superadmin: row.is_superadmin,
+            auth_epoch: AuthEpoch(row.auth_epoch),
+            role: membership_role(row.id, row.role.as_deref())?,
+        }))
+    }
+
+    async fn record_login(
+        &self,
+        user: Uuid,
+        tenant: Option<TenantId>,
+        at: DateTime<Utc>,
+        entry: &AuditEntry,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.registry.begin_auth().await.map_err(store_error)?;
+        sqlx::query!("UPDATE registry.users SET last_login = $2, updated_at = $2 WHERE id = $1", user, at)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error)?;
+        audit::record(&mut tx, tenant, entry).await?;
+        tx.commit().await.map_err(store_error)
+    }
+
+    async fn record_refusal(&self, tenant: Option<TenantId>, entry: &AuditEntry) -> Result<(), StoreError> {
+        let mut tx = self.registry.begin_auth().await.map_err(store_error)?;
+        audit::record(&mut tx, tenant, entry).await?;
+        tx.commit().await.map_err(store_error)
+    }
+
+    async fn rehash(&self, user: Uuid, old: &SecretString, new: &SecretString) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE registry.users SET password_hash = $3, updated_at = now()
+            WHERE id = $1 AND password_hash = $2",
+            user,
+            old.expose_secret(),
+            new.expose_secret()
+        )
+        .execute(self.registry.auth())
+        .await
+        .map_err(store_error)?;
+        Ok(())
+    }
+}
+
+/// [`AuthorityStore`] on Postgres.
+#[derive(Clone, Debug)]
+pub struct PgAuthorityStore {
+    registry: RegistryPools,
+}
+
+impl PgAuthorityStore {
+    /// Over the registry.
+    #[must_use]
+    pub const fn new(registry: RegistryPools) -> Self {
+        Self { registry }
+    }
+}
+
+#[async_trait]
+impl AuthorityStore for PgAuthorityStore {
+    async fn find_authority(
+        &self,
+        user: Uuid,
+        tenant: Option<TenantId>,
+    ) -> Result<Option<Authority>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT u.id, u.is_active, u.is_superadmin, u.auth_epoch, m.role AS "role?"
+            FROM registry.users AS u
+            LEFT JOIN registry.memberships AS m ON m.user_id = u.id AND m.tenant_id = $2
+            WHERE u.id = $1"#,
+            user,
+            tenant.map(TenantId::as_uuid)
+        )
+        .fetch_optional(self.registry.auth())
+        .await
+        .map_err(store_error)?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Authority {
+            user: row.id,
+            is_active: row.is_active,
+            is_superadmin: row.is_superadmin,
+            role: membership_role(row.id, row.role.as_deref())?,
+            auth_epoch: AuthEpoch(row.auth_epoch),
+        }))
+    }
+}
+
+/// A membership's role. That of a superadmin belongs to the person and is never read from a membership.
+fn membership_role(user: Uuid, stored: Option<&str>) -> Result<Option<Role>, StoreError> {
+    let corrupt = || StoreError::Corrupt { table: "registry.memberships", id: user.to_string() };
+    match stored.map(str::parse::<Role>) {
+        None => Ok(None),
+        Some(Ok(Role::Superadmin) | Err(_)) => Err(corrupt()),
+        Some(Ok(role)) => Ok(Some(role)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn membership_never_makes_a_superadmin() {
+        assert!(matches!(
+            membership_role(Uuid::nil(), Some("superadmin")),
+            Err(StoreError::Corrupt { table: "registry.memberships", .. })
+        ));
+        assert!(membership_role(Uuid::nil(), Some("owner")).is_err());
+        assert_eq!(membership_role(Uuid::nil(), Some("viewer")).unwrap(), Some(Role::Viewer));
+        assert_eq!(membership_role(Uuid::nil(), None).unwrap(), None);
+    }
+}
