@@ -16,4 +16,6 @@ pub mod service;
 pub mod settings;
 pub mod starter;
 pub mod subscription;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod validate;

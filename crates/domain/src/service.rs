@@ -15,4 +15,7 @@ pub mod projects;
 pub mod provisioning;
 pub mod tenants;
 
+#[cfg(test)]
+pub(crate) mod fixture;
+
 pub use context::Act;

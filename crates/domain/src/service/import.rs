@@ -314,3 +314,215 @@ fn count(rows: usize) -> u64 {
 fn signed(rows: usize) -> i32 {
     i32::try_from(rows).expect("a batch is counted in hundreds")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::ids::InstrumentNo;
+    use crate::import::MusicianCsv;
+    use crate::instrument::{Instrument, Position};
+    use crate::service::fixture::{Stage, UNLIMITED, actions, audit, moment};
+    use crate::subscription::Limits;
+    use crate::testing::InMemoryUnit;
+
+    fn orchestra(limits: Limits) -> InMemoryUnit {
+        let unit = InMemoryUnit::with_limits(limits);
+        for (no, name, parts) in
+            [(1, "Violin", ["Tutti violin 1", "Tutti"]), (2, "Viola", ["Stämledare", "Tutti"])]
+        {
+            let instrument = Instrument {
+                no: InstrumentNo::new(no),
+                name: name.to_owned(),
+                display_order: None,
+                archived_at: None,
+                created_at: moment(0),
+                updated_at: moment(0),
+            };
+            unit.rows().instruments.insert(no, instrument);
+            for (part, name) in (1..).zip(parts) {
+                let position = Position {
+                    no: PositionNo::new(no * 10 + part),
+                    instrument: InstrumentNo::new(no),
+                    name: name.to_owned(),
+                    hierarchy_level: 1,
+                    created_at: moment(0),
+                    updated_at: moment(0),
+                };
+                unit.rows().positions.insert(no * 10 + part, position);
+            }
+        }
+        unit
+    }
+
+    const HEADER: &str = "Förnamn;Efternamn;E-post;Telefon;Instrument;Stämma;Anteckningar\n";
+
+    async fn import(
+        unit: &mut InMemoryUnit,
+        day: i64,
+        rows: &str,
+        mode: ImportMode,
+    ) -> Result<ImportReport, UseCaseError> {
+        let file = Cursor::new(format!("{HEADER}{rows}").into_bytes());
+        let mut rows = MusicianCsv::open(file)?;
+        import_musicians(unit, &Stage::later(day).act(), &mut rows, mode).await
+    }
+
+    fn told(report: &ImportReport) -> Vec<(u64, &str)> {
+        report.refused.iter().map(|one| (one.line, one.column.as_deref().unwrap_or(""))).collect()
+    }
+
+    const TWO: &str =
+        "Åsa;Öberg;asa@gso.se;070-1;Viola;Stämledare;\nBo;Ek;bo@gso.se;;Violin;Tutti;\"a\nb\"\n";
+
+    #[tokio::test]
+    async fn new_musicians_are_entered_counted_and_written_down_once() {
+        let mut unit = orchestra(UNLIMITED);
+        let report = import(&mut unit, 0, TWO, ImportMode::AllOrNothing).await.expect("imported");
+        assert_eq!((report.rows, report.created, report.applied), (2, 2, true));
+        assert_eq!(report.refused, []);
+        let rows = unit.rows().clone();
+        assert_eq!(rows.musicians[&1].qualifications, [PositionNo::new(21)]);
+        assert_eq!(rows.musicians[&2].notes.as_deref(), Some("a\nb"));
+        assert_eq!(rows.quotas[&Resource::Musicians].used, 2);
+        assert_eq!(rows.log[0], "lock musicians");
+        let entries = audit(&unit);
+        assert_eq!(entries.len(), 1);
+        let changes = entries[0].2.as_ref().expect("counts");
+        assert_eq!(changes["createdIds"], json!([{ "first": "GOT-MUS-001", "last": "GOT-MUS-002" }]));
+        assert!(!rows.committed, "the commit is the caller's");
+    }
+
+    #[tokio::test]
+    async fn importing_a_file_again_changes_nothing_at_all() {
+        let mut unit = orchestra(UNLIMITED);
+        import(&mut unit, 0, TWO, ImportMode::AllOrNothing).await.expect("imported");
+        let before = unit.rows().clone();
+        let again = TWO.replace("asa@gso.se", "ASA@GSO.SE");
+        let report = import(&mut unit, 1, &again, ImportMode::AllOrNothing).await.expect("imported");
+        assert_eq!((report.created, report.updated, report.unchanged, report.applied), (0, 0, 2, true));
+        let mut after = unit.rows().clone();
+        after.log.clone_from(&before.log);
+        assert_eq!(after, before);
+    }
+
+    #[tokio::test]
+    async fn known_musicians_take_over_what_is_new_and_keep_the_rest() {
+        let mut unit = orchestra(UNLIMITED);
+        import(&mut unit, 0, TWO, ImportMode::AllOrNothing).await.expect("imported");
+        let rows = "Åsa;Öberg-Ek;asa@gso.se;;Viola;Tutti;\nCia;Falk;cia@gso.se;;;;\n";
+        let report = import(&mut unit, 1, rows, ImportMode::AllOrNothing).await.expect("imported");
+        assert_eq!((report.created, report.updated), (1, 1));
+        let asa = unit.rows().musicians[&1].clone();
+        assert_eq!((asa.last_name.as_str(), asa.phone.as_deref()), ("Öberg-Ek", Some("070-1")));
+        assert_eq!(asa.qualifications, [PositionNo::new(21), PositionNo::new(22)]);
+        assert_eq!((asa.created_at, asa.updated_at), (moment(0), moment(1)));
+        assert_eq!(actions(&unit), [AuditAction::Import, AuditAction::Update, AuditAction::Import]);
+        assert_eq!(
+            audit(&unit)[1].2,
+            Some(json!({
+                "before": { "lastName": "Öberg", "qualifications": ["GOT-POS-021"] },
+                "after": { "lastName": "Öberg-Ek", "qualifications": ["GOT-POS-021", "GOT-POS-022"] },
+            }))
+        );
+    }
+
+    const MIXED: &str = "Åsa;Öberg;asa@gso.se;;Viola;Stämledare;\n\
+        Bo;Ek;bo;;;;\n\
+        ;;;;;;\n\
+        Cia;Falk;cia@gso.se;;Gitarr;;\n\
+        Dan;Gran;dan@gso.se;;;Tutti;\n\
+        Åsa;Öberg;Asa@gso.se;;viola;STÄMLEDARE;\n\
+        Åsa;Berg;asa@gso.se;;;;\n\
+        Eva;Hav;eva@gso.se;;Viola;;\n";
+
+    #[tokio::test]
+    async fn all_or_nothing_tells_every_refusal_of_the_whole_file_and_keeps_nothing() {
+        let mut unit = orchestra(UNLIMITED);
+        let report = import(&mut unit, 0, MIXED, ImportMode::AllOrNothing).await.expect("read");
+        assert!(!report.applied);
+        assert_eq!(told(&report), [(3, "E-post"), (5, "Instrument"), (6, "Stämma"), (8, "E-post")]);
+        assert_eq!(report.refused[3].reason, "line 2 says something else of this address");
+        assert_eq!((report.rows, report.refused_count, report.repeated), (7, 4, 1));
+        assert!(unit.rows().audit.is_empty());
+        assert_eq!(unit.rows().quotas[&Resource::Musicians].used, 0);
+    }
+
+    #[tokio::test]
+    async fn the_valid_mode_takes_the_good_rows() {
+        let mut unit = orchestra(UNLIMITED);
+        let report = import(&mut unit, 0, MIXED, ImportMode::Valid).await.expect("read");
+        assert_eq!((report.applied, report.created, report.refused_count), (true, 2, 4));
+        let names: Vec<_> = unit.rows().musicians.values().map(|one| one.first_name.clone()).collect();
+        assert_eq!(names, ["Åsa", "Eva"]);
+        assert_eq!(report.notices.len(), 1);
+        assert_eq!((report.notices[0].line, report.notices[0].column.as_deref()), (9, Some("Instrument")));
+    }
+
+    #[tokio::test]
+    async fn an_archived_musician_is_not_brought_back_by_a_file() {
+        let mut unit = orchestra(UNLIMITED);
+        import(&mut unit, 0, TWO, ImportMode::AllOrNothing).await.expect("imported");
+        unit.rows().musicians.get_mut(&1).expect("Åsa").archived_at = Some(moment(0));
+        let report = import(&mut unit, 1, TWO, ImportMode::AllOrNothing).await.expect("read");
+        assert!(!report.applied);
+        assert_eq!(told(&report), [(2, "E-post")]);
+        assert!(report.refused[0].reason.contains("GOT-MUS-001"));
+    }
+
+    #[tokio::test]
+    async fn the_limit_refuses_the_whole_file_in_either_mode() {
+        for mode in [ImportMode::AllOrNothing, ImportMode::Valid] {
+            let mut unit = orchestra(Limits { musicians: Some(1), ..UNLIMITED });
+            let refused = import(&mut unit, 0, TWO, mode).await;
+            assert!(matches!(refused, Err(UseCaseError::LimitReached { used: 0, limit: 1, .. })));
+            assert!(unit.rows().musicians.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_ends_before_its_end_is_not_taken_in_part() {
+        let mut unit = orchestra(UNLIMITED);
+        let rows = format!("{TWO}\"Cia;Falk;cia@gso.se;;;;\n{}", "x;y;z@gso.se;;;;\n".repeat(10_000));
+        let report = import(&mut unit, 0, &rows, ImportMode::Valid).await.expect("read");
+        assert!(!report.applied);
+        assert_eq!(told(&report), [(5, "")]);
+    }
+
+    #[tokio::test]
+    async fn many_rows_are_written_in_batches_under_one_lock() {
+        let mut unit = orchestra(UNLIMITED);
+        let rows: String = (0..10_000).map(|no| format!("N;M;n{no}@gso.se;;Viola;Tutti;\n")).collect();
+        let report = import(&mut unit, 0, &rows, ImportMode::AllOrNothing).await.expect("imported");
+        assert_eq!((report.created, report.applied), (10_000, true));
+        let stored = unit.rows().clone();
+        let times = |what: &str| stored.log.iter().filter(|done| *done == what).count();
+        assert_eq!(
+            (times("lock musicians"), times("insert musicians"), times("count musicians")),
+            (1, 20, 1)
+        );
+        assert_eq!(stored.musicians.len(), 10_000);
+        assert_eq!(
+            stored.audit[0].changes.as_ref().expect("counts")["createdIds"],
+            json!([{ "first": "GOT-MUS-001", "last": "GOT-MUS-10000" }])
+        );
+    }
+
+    #[tokio::test]
+    async fn refusals_are_listed_up_to_a_bound_and_then_counted() {
+        let mut unit = orchestra(UNLIMITED);
+        let rows = "N;M;wrong;;;;\n".repeat(MAX_LISTED + 7);
+        let report = import(&mut unit, 0, &rows, ImportMode::Valid).await.expect("read");
+        assert_eq!((report.refused.len(), report.refused_more), (MAX_LISTED, 7));
+        assert_eq!(report.refused_count, 10_007);
+    }
+
+    #[tokio::test]
+    async fn a_corrected_row_after_a_refused_one_is_taken() {
+        let mut unit = orchestra(UNLIMITED);
+        let rows = "Åsa;Öberg;asa@gso.se;;Gitarr;;\nÅsa;Öberg;asa@gso.se;;Viola;Tutti;\n";
+        let report = import(&mut unit, 0, rows, ImportMode::Valid).await.expect("read");
+        assert_eq!((report.created, report.refused_count), (1, 1));
+    }
+}

@@ -171,3 +171,140 @@ fn in_use(by: &str) -> UseCaseError {
 pub(crate) fn count(how_many: i64, what: &str) -> String {
     if how_many == 1 { format!("1 {what}") } else { format!("{how_many} {what}s") }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::ids::PositionNo;
+    use crate::instrument::Position;
+    use crate::service::fixture::{Stage, UNLIMITED, actions, audit, moment};
+    use crate::subscription::Limits;
+    use crate::testing::InMemoryUnit;
+
+    fn draft(name: &str) -> NewInstrument {
+        NewInstrument { name: name.to_owned(), display_order: None }
+    }
+
+    fn used(unit: &InMemoryUnit) -> i32 {
+        unit.rows().quotas[&Resource::Instruments].used
+    }
+
+    #[tokio::test]
+    async fn a_new_instrument_is_counted_numbered_stored_and_written_down_in_that_order() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let made = create_instrument(&mut unit, &stage.act(), draft(" Viola ")).await.expect("made");
+        assert_eq!((made.no.get(), made.name.as_str(), made.created_at), (1, "Viola", moment(0)));
+        assert_eq!(
+            unit.rows().log,
+            ["lock instruments", "count instruments", "reserve INST", "insert instruments"]
+        );
+        let after = json!({ "after": { "name": "Viola", "displayOrder": null, "archivedAt": null } });
+        assert_eq!(audit(&unit), [(AuditAction::Create, Some("GOT-INST-001".to_owned()), Some(after))]);
+        assert!(!unit.rows().committed, "the commit is the caller's");
+    }
+
+    #[tokio::test]
+    async fn every_broken_rule_is_told_and_nothing_is_touched() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let wrong = NewInstrument { name: "  ".to_owned(), display_order: Some(-1) };
+        let error = create_instrument(&mut unit, &stage.act(), wrong).await.expect_err("wrong");
+        let UseCaseError::Invalid(errors) = error else { panic!("{error:?}") };
+        let told: Vec<_> = errors.0.iter().map(|error| (error.field.as_str(), error.rule)).collect();
+        assert_eq!(told, [("displayOrder", "range"), ("name", "length")]);
+        assert!(unit.rows().log.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_taken_name_is_told_by_its_field() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        create_instrument(&mut unit, &stage.act(), draft("Viola")).await.expect("made");
+        let error = create_instrument(&mut unit, &stage.act(), draft("Viola")).await;
+        assert!(matches!(error, Err(UseCaseError::Taken { field: "name" })));
+    }
+
+    #[tokio::test]
+    async fn the_limit_is_kept_and_archived_ones_do_not_count() {
+        let limits = Limits { instruments: Some(1), ..UNLIMITED };
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(limits));
+        let viola = create_instrument(&mut unit, &stage.act(), draft("Viola")).await.expect("made");
+        let refused = create_instrument(&mut unit, &stage.act(), draft("Cello")).await;
+        assert!(matches!(refused, Err(UseCaseError::LimitReached { used: 1, limit: 1, .. })));
+        archive_instrument(&mut unit, &stage.act(), viola.no).await.expect("archived");
+        assert_eq!(used(&unit), 0);
+        create_instrument(&mut unit, &stage.act(), draft("Cello")).await.expect("room");
+        let refused = restore_instrument(&mut unit, &stage.act(), viola.no).await;
+        assert!(matches!(refused, Err(UseCaseError::LimitReached { .. })));
+    }
+
+    #[tokio::test]
+    async fn archiving_and_restoring_twice_is_doing_it_once() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let no = create_instrument(&mut unit, &stage.act(), draft("Viola")).await.expect("made").no;
+        for _ in 0..2 {
+            archive_instrument(&mut unit, &stage.act(), no).await.expect("archived");
+        }
+        assert_eq!(used(&unit), 0);
+        for _ in 0..2 {
+            restore_instrument(&mut unit, &stage.act(), no).await.expect("restored");
+        }
+        assert_eq!(used(&unit), 1);
+        assert_eq!(actions(&unit), [AuditAction::Create, AuditAction::Archive, AuditAction::Restore]);
+    }
+
+    #[tokio::test]
+    async fn a_change_is_written_down_by_its_fields_and_a_change_of_nothing_not_at_all() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let no = create_instrument(&mut unit, &stage.act(), draft("Viola")).await.expect("made").no;
+        let later = Stage::later(1);
+        let change = InstrumentChange { name: Some("Viola".to_owned()), display_order: Some(None) };
+        let same = update_instrument(&mut unit, &later.act(), no, change).await.expect("nothing to do");
+        assert_eq!(same.updated_at, moment(0));
+        assert_eq!(actions(&unit), [AuditAction::Create]);
+        let change = InstrumentChange { display_order: Some(Some(2)), ..Default::default() };
+        let changed = update_instrument(&mut unit, &later.act(), no, change).await.expect("changed");
+        assert_eq!((changed.display_order, changed.updated_at), (Some(2), moment(1)));
+        let expected = json!({ "before": { "displayOrder": null }, "after": { "displayOrder": 2 } });
+        assert_eq!(audit(&unit)[1].2, Some(expected));
+    }
+
+    #[tokio::test]
+    async fn one_in_use_is_not_deleted_and_an_unused_one_frees_its_place() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let no = create_instrument(&mut unit, &stage.act(), draft("Viola")).await.expect("made").no;
+        for (number, name) in [(1, "Tutti"), (2, "Stämledare")] {
+            let position = Position {
+                no: PositionNo::new(number),
+                instrument: no,
+                name: name.to_owned(),
+                hierarchy_level: 1,
+                created_at: moment(0),
+                updated_at: moment(0),
+            };
+            unit.rows().positions.insert(number, position);
+        }
+        let refused = delete_instrument(&mut unit, &stage.act(), no).await;
+        assert!(matches!(refused, Err(UseCaseError::InUse { by, .. }) if by == "2 positions"));
+        unit.rows().positions.clear();
+        delete_instrument(&mut unit, &stage.act(), no).await.expect("deleted");
+        assert_eq!(used(&unit), 0);
+        let gone = get_instrument(&mut unit, no).await;
+        assert!(matches!(gone, Err(UseCaseError::NotFound { kind: Kind::Instrument })));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_not_found_by_any_use_case() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let (act, no) = (stage.act(), InstrumentNo::new(7));
+        let change = InstrumentChange::default();
+        assert!(matches!(
+            update_instrument(&mut unit, &act, no, change).await,
+            Err(UseCaseError::NotFound { .. })
+        ));
+        assert!(matches!(archive_instrument(&mut unit, &act, no).await, Err(UseCaseError::NotFound { .. })));
+        assert!(matches!(restore_instrument(&mut unit, &act, no).await, Err(UseCaseError::NotFound { .. })));
+        assert!(matches!(delete_instrument(&mut unit, &act, no).await, Err(UseCaseError::NotFound { .. })));
+        assert!(actions(&unit).is_empty());
+    }
+}

@@ -69,3 +69,45 @@ pub(crate) fn shrunk(quota: Quota) -> Quota {
     let limit = quota.limit.map(i64::from);
     Quota { used, grace_until: quota::grace_after_release(used.into(), limit, quota.grace_until), ..quota }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::fixture::{Stage, UNLIMITED, moment};
+    use crate::subscription::Limits;
+    use crate::testing::InMemoryUnit;
+
+    fn quota(used: i32, grace_until: Option<DateTime<Utc>>) -> Quota {
+        Quota { resource: Resource::Musicians, used, limit: Some(50), grace_until }
+    }
+
+    #[test]
+    fn falling_under_the_limit_ends_the_grace() {
+        assert_eq!(shrunk(quota(52, Some(moment(7)))).grace_until, Some(moment(7)));
+        assert_eq!(shrunk(quota(51, Some(moment(7)))), quota(50, None));
+        assert_eq!(shrunk(quota(0, None)).used, 0);
+    }
+
+    #[tokio::test]
+    async fn the_grace_is_kept_with_the_count_and_ends_after_seven_days() {
+        let mut unit = InMemoryUnit::with_limits(Limits { musicians: Some(50), ..UNLIMITED });
+        take(&mut unit, &Stage::new().act(), Resource::Musicians, 50).await.expect("within");
+        take(&mut unit, &Stage::later(1).act(), Resource::Musicians, 1).await.expect("tolerated");
+        assert_eq!(unit.rows().quotas[&Resource::Musicians], quota(51, Some(moment(8))));
+        let refused = take(&mut unit, &Stage::later(8).act(), Resource::Musicians, 1).await;
+        assert!(matches!(
+            refused,
+            Err(UseCaseError::LimitReached { used: 51, limit: 50, grace_until: Some(until), .. }) if until == moment(8)
+        ));
+    }
+
+    #[tokio::test]
+    async fn usage_tells_how_near_the_limits_are() {
+        let mut unit = InMemoryUnit::with_limits(Limits { musicians: Some(50), ..UNLIMITED });
+        take(&mut unit, &Stage::new().act(), Resource::Musicians, 45).await.expect("within");
+        let usage = list_usage(&mut unit).await.expect("usage");
+        assert_eq!(usage.len(), 3);
+        let warnings: Vec<_> = usage.iter().filter_map(|usage| usage.warning).collect();
+        assert_eq!(warnings, [Warning::Nearer]);
+    }
+}

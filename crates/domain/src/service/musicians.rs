@@ -236,3 +236,264 @@ fn refused(error: StoreError) -> UseCaseError {
 pub(crate) fn by_email(musicians: Vec<Musician>) -> HashMap<String, Musician> {
     musicians.into_iter().map(|musician| (email_key(&musician.email), musician)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use stagesub_id_gen::{MockSequenceStore, Reserved};
+
+    use super::*;
+    use crate::ids::InstrumentNo;
+    use crate::instrument::Position;
+    use crate::ports::MockUnitOfWork;
+    use crate::ports::musicians::MockMusicianRepository;
+    use crate::ports::quotas::{MockQuotaRepository, Quota};
+    use crate::service::fixture::{Stage, UNLIMITED, actions, audit, moment};
+    use crate::subscription::Limits;
+    use crate::testing::InMemoryUnit;
+
+    fn orchestra(limits: Limits) -> InMemoryUnit {
+        let unit = InMemoryUnit::with_limits(limits);
+        for no in 1..=3 {
+            let position = Position {
+                no: PositionNo::new(no),
+                instrument: InstrumentNo::new(1),
+                name: format!("Pult {no}"),
+                hierarchy_level: 1,
+                created_at: moment(0),
+                updated_at: moment(0),
+            };
+            unit.rows().positions.insert(no, position);
+        }
+        unit
+    }
+
+    fn draft(email: &str) -> NewMusician {
+        NewMusician {
+            first_name: "Åsa".to_owned(),
+            last_name: "Öberg".to_owned(),
+            email: email.to_owned(),
+            phone: None,
+            preferred_language: None,
+            local_residence: false,
+            notes: None,
+            is_active: true,
+            qualifications: Vec::new(),
+        }
+    }
+
+    fn positions(numbers: &[i64]) -> Vec<PositionNo> {
+        numbers.iter().copied().map(PositionNo::new).collect()
+    }
+
+    #[tokio::test]
+    async fn a_new_musician_is_counted_numbered_stored_and_written_down_in_that_order() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        let new = NewMusician {
+            email: " Asa@GSO.se ".to_owned(),
+            phone: Some(" ".to_owned()),
+            qualifications: positions(&[3, 1]),
+            ..draft("")
+        };
+        let made = create_musician(&mut unit, &stage.act(), new).await.expect("made");
+        assert_eq!((made.email.as_str(), made.phone.as_deref()), ("Asa@GSO.se", None));
+        assert_eq!(made.preferred_language, Language::Sv, "the orchestra's own");
+        assert_eq!(made.qualifications, positions(&[1, 3]));
+        assert_eq!(
+            unit.rows().log,
+            [
+                "lock musicians",
+                "count musicians",
+                "reserve MUS",
+                "lock musicians by email",
+                "insert musicians"
+            ]
+        );
+        let entries = audit(&unit);
+        assert_eq!(entries[0].1.as_deref(), Some("GOT-MUS-001"));
+        let changes = entries[0].2.as_ref().expect("changes");
+        assert_eq!(changes["after"]["qualifications"], json!(["GOT-POS-001", "GOT-POS-003"]));
+        assert!(!unit.rows().committed, "the commit is the caller's");
+    }
+
+    #[tokio::test]
+    async fn every_broken_rule_is_told_at_once() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        let wrong = NewMusician {
+            first_name: " ".to_owned(),
+            phone: Some("0".repeat(41)),
+            qualifications: positions(&[1, 1]),
+            ..draft("asa")
+        };
+        let error = create_musician(&mut unit, &stage.act(), wrong).await.expect_err("wrong");
+        let UseCaseError::Invalid(errors) = error else { panic!("{error:?}") };
+        let mut told: Vec<_> = errors.0.iter().map(|error| (error.field.as_str(), error.rule)).collect();
+        told.sort_unstable();
+        assert_eq!(
+            told,
+            [
+                ("email", "email"),
+                ("firstName", "length"),
+                ("phone", "length"),
+                ("qualifications", "repeated")
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn unknown_positions_are_named_by_their_place() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        let new = NewMusician { qualifications: positions(&[1, 8, 9]), ..draft("asa@gso.se") };
+        let error = create_musician(&mut unit, &stage.act(), new).await.expect_err("unknown");
+        let UseCaseError::Invalid(errors) = error else { panic!("{error:?}") };
+        let told: Vec<_> = errors.0.iter().map(|error| (error.field.as_str(), error.rule)).collect();
+        assert_eq!(
+            told,
+            [("qualifications[1]", "unknown_reference"), ("qualifications[2]", "unknown_reference")]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_address_is_taken_without_regard_to_case_by_archived_musicians_too() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        let no = create_musician(&mut unit, &stage.act(), draft("asa@gso.se")).await.expect("made").no;
+        delete_musician(&mut unit, &stage.act(), no).await.expect("archived");
+        let refused = create_musician(&mut unit, &stage.act(), draft("ASA@gso.se")).await;
+        assert!(matches!(refused, Err(UseCaseError::Taken { field: "email" })));
+    }
+
+    #[tokio::test]
+    async fn an_address_taken_between_the_look_and_the_write_is_told_the_same() {
+        let mut unit = MockUnitOfWork::new();
+        unit.expect_quotas().returning(|| {
+            let mut quotas = MockQuotaRepository::new();
+            quotas
+                .expect_lock()
+                .returning(|resource| Ok(Quota { resource, used: 0, limit: None, grace_until: None }));
+            quotas.expect_update().returning(|_| Ok(()));
+            Box::new(quotas)
+        });
+        unit.expect_sequences().returning(|| {
+            let mut sequences = MockSequenceStore::new();
+            sequences.expect_reserve().returning(|_, count| Ok(Reserved { first: 1, count }));
+            Box::new(sequences)
+        });
+        unit.expect_musicians().returning(|| {
+            let mut musicians = MockMusicianRepository::new();
+            musicians.expect_find_by_emails().returning(|_| Ok(Vec::new()));
+            musicians
+                .expect_insert()
+                .returning(|_| Err(StoreError::Conflict { constraint: Constraint::MusicianEmail }));
+            Box::new(musicians)
+        });
+        unit.expect_audit().never();
+        let new = NewMusician { preferred_language: Some(Language::En), ..draft("asa@gso.se") };
+        let refused = create_musician(&mut unit, &Stage::new().act(), new).await;
+        assert!(matches!(refused, Err(UseCaseError::Taken { field: "email" })));
+    }
+
+    #[tokio::test]
+    async fn a_failing_store_is_handed_on_and_nothing_is_written_down() {
+        let mut unit = MockUnitOfWork::new();
+        unit.expect_quotas().returning(|| {
+            let mut quotas = MockQuotaRepository::new();
+            quotas.expect_lock().returning(|_| Err(StoreError::Contended("deadlock".into())));
+            Box::new(quotas)
+        });
+        unit.expect_audit().never();
+        let failed = create_musician(&mut unit, &Stage::new().act(), draft("asa@gso.se")).await;
+        assert!(matches!(failed, Err(UseCaseError::Store(StoreError::Contended(_)))));
+    }
+
+    #[tokio::test]
+    async fn deleting_archives_frees_a_place_and_twice_is_once() {
+        let (stage, mut unit) = (Stage::new(), orchestra(Limits { musicians: Some(1), ..UNLIMITED }));
+        let act = stage.act();
+        let no = create_musician(&mut unit, &act, draft("asa@gso.se")).await.expect("made").no;
+        let refused = create_musician(&mut unit, &act, draft("bo@gso.se")).await;
+        assert!(matches!(refused, Err(UseCaseError::LimitReached { resource: Resource::Musicians, .. })));
+        for _ in 0..2 {
+            let gone = delete_musician(&mut unit, &act, no).await.expect("archived");
+            assert_eq!(gone.archived_at, Some(moment(0)));
+        }
+        assert_eq!(unit.rows().quotas[&Resource::Musicians].used, 0);
+        create_musician(&mut unit, &act, draft("bo@gso.se")).await.expect("room");
+        let refused = restore_musician(&mut unit, &act, no).await;
+        assert!(matches!(refused, Err(UseCaseError::LimitReached { .. })));
+        assert_eq!(actions(&unit), [AuditAction::Create, AuditAction::Archive, AuditAction::Create]);
+    }
+
+    #[tokio::test]
+    async fn a_restored_musician_counts_again() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        let no = create_musician(&mut unit, &stage.act(), draft("asa@gso.se")).await.expect("made").no;
+        delete_musician(&mut unit, &stage.act(), no).await.expect("archived");
+        for _ in 0..2 {
+            let back = restore_musician(&mut unit, &stage.act(), no).await.expect("restored");
+            assert_eq!(back.archived_at, None);
+        }
+        assert_eq!(unit.rows().quotas[&Resource::Musicians].used, 1);
+        assert_eq!(actions(&unit).last(), Some(&AuditAction::Restore));
+    }
+
+    #[tokio::test]
+    async fn a_change_empties_keeps_and_sets_as_it_says() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        let new = NewMusician { phone: Some("070-1".to_owned()), ..draft("asa@gso.se") };
+        let no = create_musician(&mut unit, &stage.act(), new).await.expect("made").no;
+        let change = MusicianChange {
+            phone: Some(None),
+            email: Some("ASA@gso.se".to_owned()),
+            qualifications: Some(positions(&[2])),
+            ..Default::default()
+        };
+        let later = Stage::later(1);
+        let changed = update_musician(&mut unit, &later.act(), no, change.clone()).await.expect("changed");
+        assert_eq!((changed.phone.as_deref(), changed.email.as_str()), (None, "ASA@gso.se"));
+        assert_eq!((changed.first_name.as_str(), changed.updated_at), ("Åsa", moment(1)));
+        let changes = audit(&unit)[1].2.clone().expect("changes");
+        assert_eq!(changes["before"].as_object().expect("fields").len(), 3);
+        update_musician(&mut unit, &Stage::later(2).act(), no, change).await.expect("nothing to do");
+        assert_eq!(unit.rows().musicians[&1].updated_at, moment(1));
+        assert_eq!(actions(&unit).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn another_ones_address_is_not_taken_over() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        create_musician(&mut unit, &stage.act(), draft("asa@gso.se")).await.expect("made");
+        let no = create_musician(&mut unit, &stage.act(), draft("bo@gso.se")).await.expect("made").no;
+        let change = MusicianChange { email: Some("Asa@gso.se".to_owned()), ..Default::default() };
+        let refused = update_musician(&mut unit, &stage.act(), no, change).await;
+        assert!(matches!(refused, Err(UseCaseError::Taken { field: "email" })));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_not_found_by_any_use_case() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        let (act, no) = (stage.act(), MusicianNo::new(7));
+        let change = MusicianChange::default();
+        assert!(matches!(get_musician(&mut unit, no).await, Err(UseCaseError::NotFound { .. })));
+        assert!(matches!(
+            update_musician(&mut unit, &act, no, change).await,
+            Err(UseCaseError::NotFound { kind: Kind::Musician })
+        ));
+        assert!(matches!(delete_musician(&mut unit, &act, no).await, Err(UseCaseError::NotFound { .. })));
+        assert!(matches!(restore_musician(&mut unit, &act, no).await, Err(UseCaseError::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    async fn lists_come_in_pages() {
+        let (stage, mut unit) = (Stage::new(), orchestra(UNLIMITED));
+        for name in ["a", "b", "c"] {
+            create_musician(&mut unit, &stage.act(), draft(&format!("{name}@gso.se"))).await.expect("made");
+        }
+        let filter = MusicianFilter::default();
+        let page = Page::new(None, 2).expect("a page");
+        let first = list_musicians(&mut unit, &filter, page).await.expect("listed");
+        assert_eq!((first.items.len(), first.next), (2, Some(2)));
+        let page = Page::new(first.next, 2).expect("a page");
+        let last = list_musicians(&mut unit, &filter, page).await.expect("listed");
+        assert_eq!((last.items.len(), last.next), (1, None));
+    }
+}

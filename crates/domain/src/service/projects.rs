@@ -131,3 +131,125 @@ fn iso_week(day: chrono::NaiveDate) -> i32 {
     // 1 to 53.
     i32::try_from(day.iso_week().week()).expect("an ISO week fits in a byte")
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::NaiveDate;
+    use serde_json::json;
+
+    use super::*;
+    use crate::project::ProjectStatus;
+    use crate::service::fixture::{Stage, UNLIMITED, actions, audit};
+    use crate::subscription::Limits;
+    use crate::testing::InMemoryUnit;
+
+    fn draft(status: ProjectStatus) -> NewProject {
+        NewProject {
+            name: "Mahler 2".to_owned(),
+            start_date: NaiveDate::from_ymd_opt(2027, 1, 1).expect("a day"),
+            week_number: None,
+            rehearsal_schedule: Some("  ".to_owned()),
+            concert_info: None,
+            notes: Some("Orgel\npå läktaren".to_owned()),
+            status,
+        }
+    }
+
+    fn to(status: ProjectStatus) -> ProjectChange {
+        ProjectChange { status: Some(status), ..Default::default() }
+    }
+
+    fn used(unit: &InMemoryUnit) -> i32 {
+        unit.rows().quotas[&Resource::ActiveProjects].used
+    }
+
+    #[tokio::test]
+    async fn a_new_project_is_in_the_iso_week_of_its_first_day() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let made =
+            create_project(&mut unit, &stage.act(), draft(ProjectStatus::Planned)).await.expect("made");
+        assert_eq!((made.week_number, made.rehearsal_schedule), (53, None));
+        assert_eq!(unit.rows().audit[0].record_id.as_deref(), Some("GOT-PROJ-001"));
+        assert_eq!(used(&unit), 1);
+    }
+
+    #[tokio::test]
+    async fn every_broken_rule_is_told() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let wrong = NewProject {
+            name: String::new(),
+            week_number: Some(54),
+            notes: Some("x".repeat(4001)),
+            start_date: NaiveDate::from_ymd_opt(12_000, 1, 1).expect("a day"),
+            ..draft(ProjectStatus::Planned)
+        };
+        let error = create_project(&mut unit, &stage.act(), wrong).await.expect_err("wrong");
+        let UseCaseError::Invalid(errors) = error else { panic!("{error:?}") };
+        let fields: Vec<_> = errors.0.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["name", "notes", "startDate", "weekNumber"]);
+    }
+
+    #[tokio::test]
+    async fn planned_and_active_projects_count_and_others_do_not() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let act = stage.act();
+        let no = create_project(&mut unit, &act, draft(ProjectStatus::Completed)).await.expect("made").no;
+        assert_eq!(used(&unit), 0);
+        for (status, count) in [
+            (ProjectStatus::Active, 1),
+            (ProjectStatus::Planned, 1),
+            (ProjectStatus::Cancelled, 0),
+            (ProjectStatus::Completed, 0),
+            (ProjectStatus::Active, 1),
+        ] {
+            update_project(&mut unit, &act, no, to(status)).await.expect("changed");
+            assert_eq!(used(&unit), count, "{status:?}");
+        }
+        delete_project(&mut unit, &act, no).await.expect("deleted");
+        assert_eq!(used(&unit), 0);
+        assert_eq!(actions(&unit).last(), Some(&AuditAction::Delete));
+    }
+
+    #[tokio::test]
+    async fn the_limit_refuses_new_and_resumed_projects_and_nothing_else() {
+        let limits = Limits { active_projects: Some(1), ..UNLIMITED };
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(limits));
+        let act = stage.act();
+        let no = create_project(&mut unit, &act, draft(ProjectStatus::Planned)).await.expect("made").no;
+        let refused = create_project(&mut unit, &act, draft(ProjectStatus::Active)).await;
+        assert!(matches!(refused, Err(UseCaseError::LimitReached { .. })));
+        let over =
+            create_project(&mut unit, &act, draft(ProjectStatus::Completed)).await.expect("not counted");
+        let refused = update_project(&mut unit, &act, over.no, to(ProjectStatus::Active)).await;
+        assert!(matches!(refused, Err(UseCaseError::LimitReached { .. })));
+        let renamed = ProjectChange { name: Some("Mahler 3".to_owned()), ..Default::default() };
+        update_project(&mut unit, &act, no, renamed).await.expect("editing goes on");
+    }
+
+    #[tokio::test]
+    async fn the_quota_is_locked_before_the_project_and_only_for_a_status() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let no =
+            create_project(&mut unit, &stage.act(), draft(ProjectStatus::Planned)).await.expect("made").no;
+        unit.rows().log.clear();
+        update_project(&mut unit, &stage.act(), no, to(ProjectStatus::Completed)).await.expect("changed");
+        assert_eq!(unit.rows().log[..2], ["lock active_projects", "lock project"]);
+        unit.rows().log.clear();
+        let change = ProjectChange { notes: Some(None), ..Default::default() };
+        update_project(&mut unit, &stage.act(), no, change).await.expect("changed");
+        assert_eq!(unit.rows().log, ["lock project", "update projects"]);
+        let expected = json!({ "before": { "notes": "Orgel\npå läktaren" }, "after": { "notes": null } });
+        assert_eq!(audit(&unit).last().expect("an entry").2, Some(expected));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_not_found() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::with_limits(UNLIMITED));
+        let no = ProjectNo::new(9);
+        assert!(matches!(get_project(&mut unit, no).await, Err(UseCaseError::NotFound { .. })));
+        let updated = update_project(&mut unit, &stage.act(), no, to(ProjectStatus::Active)).await;
+        assert!(matches!(updated, Err(UseCaseError::NotFound { kind: Kind::Project })));
+        let deleted = delete_project(&mut unit, &stage.act(), no).await;
+        assert!(matches!(deleted, Err(UseCaseError::NotFound { .. })));
+    }
+}
