@@ -258,10 +258,10 @@ impl From<ResolveError> for Problem {
 impl From<BeginError> for Problem {
     fn from(error: BeginError) -> Self {
         match error {
-            BeginError::Route(RouteError::Open(
-                OpenError::UnknownDatabase(_) | OpenError::WrongDatabase { .. },
-            ))
-            | BeginError::Route(RouteError::NoPlacement(_)) => Self::internal(error),
+            BeginError::Route(
+                RouteError::NoPlacement(_)
+                | RouteError::Open(OpenError::UnknownDatabase(_) | OpenError::WrongDatabase { .. }),
+            ) => Self::internal(error),
             error => Self::unavailable(error),
         }
     }
