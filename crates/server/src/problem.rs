@@ -283,7 +283,7 @@ impl From<UseCaseError> for Problem {
     fn from(error: UseCaseError) -> Self {
         match error {
             UseCaseError::Invalid(errors) => Self::invalid(errors),
-            UseCaseError::NotFound { .. } => Self::not_found(),
+            UseCaseError::NotFound { .. } | UseCaseError::UnknownTenant => Self::not_found(),
             UseCaseError::Taken { field } => {
                 let mut problem = Self::conflict(
                     "taken",
@@ -311,7 +311,6 @@ impl From<UseCaseError> for Problem {
                     resource.as_str().replace('_', " ")
                 ),
             ),
-            UseCaseError::UnknownTenant => Self::not_found(),
             UseCaseError::Resolve(error) => error.into(),
             UseCaseError::Begin(error) => error.into(),
             UseCaseError::Store(error) => error.into(),

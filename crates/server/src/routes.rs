@@ -31,7 +31,7 @@ use crate::state::AppState;
 const MAX_BODY_BYTES: usize = 256 * 1024;
 
 /// Longest time a request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The name of the header that carries a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
