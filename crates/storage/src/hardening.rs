@@ -42,22 +42,31 @@ BEGIN
 END
 $harden$";
 
-/// Takes the functions from PUBLIC if this user is a superuser, and reports what the application's login
-/// may still call.
+/// Most names that a report shows.
+const MAX_NAMES: usize = 5;
+
+/// Takes the functions from PUBLIC if this user is a superuser and some are still open, and reports what
+/// the application's login may call after that.
 pub(crate) async fn harden(
     conn: &mut PgConnection,
     database: &str,
     superuser: bool,
 ) -> Result<Option<Partial>, MigrateError> {
-    if superuser {
+    let mut open = open_functions(conn).await?;
+    if superuser && !open.is_empty() {
         sqlx::raw_sql(HARDEN).execute(&mut *conn).await.map_err(during("taking functions from PUBLIC"))?;
+        open = open_functions(conn).await?;
     }
-    let open = open_functions(conn).await?;
-    Ok((!open.is_empty()).then(|| Partial {
+    Ok((!open.is_empty()).then(|| report(&open, database)))
+}
+
+fn report(open: &[String], database: &str) -> Partial {
+    let shown = open.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+    Partial {
         name: format!("functions open to every role in {database}"),
-        why: format!("only a superuser can take them from PUBLIC; still open: {}", open.join(", ")),
+        why: format!("only a superuser can take them from PUBLIC; {} are open, such as {shown}", open.len()),
         sql: format!("{HARDEN};"),
-    }))
+    }
 }
 
 /// The names of the functions on the list that the application's login may call in this database.
@@ -81,14 +90,18 @@ async fn open_functions(conn: &mut PgConnection) -> Result<Vec<String>, MigrateE
 /// Makes the template that dedicated databases are copied from, hardened, if this user is a superuser.
 /// `maintenance` is a connection to another database of the same server.
 pub(crate) async fn make_template(maintenance: &mut PgConnection) -> Result<(), MigrateError> {
-    let exists = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1) AS "exists!""#,
+    let found = sqlx::query_scalar!(
+        r#"SELECT datistemplate AND NOT has_database_privilege('public', oid, 'CONNECT') AS "closed!"
+        FROM pg_catalog.pg_database WHERE datname = $1"#,
         TEMPLATE_DATABASE
     )
-    .fetch_one(&mut *maintenance)
+    .fetch_optional(&mut *maintenance)
     .await
     .map_err(during("looking for the template of dedicated databases"))?;
-    if !exists {
+    if found == Some(true) {
+        return Ok(());
+    }
+    if found.is_none() {
         sqlx::raw_sql(
             "CREATE DATABASE stagesub_template TEMPLATE template0 ENCODING 'UTF8' STRATEGY file_copy",
         )
@@ -108,6 +121,15 @@ pub(crate) async fn make_template(maintenance: &mut PgConnection) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn report_names_a_few_and_counts_all() {
+        let open: Vec<String> = (0..40).map(|n| format!("lo_{n}")).collect();
+        let report = report(&open, "orchestras");
+        assert!(report.why.contains("40 are open, such as lo_0, lo_1, lo_2, lo_3, lo_4"));
+        assert!(!report.why.contains("lo_5"));
+        assert!(report.sql.ends_with("$harden$;"));
+    }
 
     #[test]
     fn cancelling_and_transaction_locks_stay_callable() {

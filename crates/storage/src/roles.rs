@@ -116,23 +116,54 @@ pub(crate) async fn set_login(
     Ok(())
 }
 
-/// Attributes and settings of the roles. What is refused is reported, not fatal.
+/// An attribute or setting of a role, and how to see that it is there.
+struct Attribute {
+    /// What it is for.
+    name: &'static str,
+    /// Whether it is there already.
+    check: &'static str,
+    sql: &'static str,
+}
+
+/// The pools' clean-up counts on a server that notices a client gone. A registry connection that a
+/// cancelled request left inside a transaction ends by itself.
+const ATTRIBUTES: [Attribute; 4] = [
+    Attribute {
+        name: "statements of clients that are gone",
+        check: "SELECT 'client_connection_check_interval=2s' = ANY (rolconfig) FROM pg_roles WHERE rolname = 'stagesub_app'",
+        sql: "ALTER ROLE stagesub_app SET client_connection_check_interval = '2s'",
+    },
+    Attribute {
+        name: "bounds of the registry's logins",
+        check: "SELECT bool_and('statement_timeout=10s' = ANY (rolconfig)
+                AND 'idle_in_transaction_session_timeout=10s' = ANY (rolconfig))
+            FROM pg_roles WHERE rolname IN ('stagesub_auth', 'stagesub_control')",
+        sql: "ALTER ROLE stagesub_auth SET statement_timeout = '10s';
+            ALTER ROLE stagesub_auth SET idle_in_transaction_session_timeout = '10s';
+            ALTER ROLE stagesub_control SET statement_timeout = '10s';
+            ALTER ROLE stagesub_control SET idle_in_transaction_session_timeout = '10s'",
+    },
+    Attribute {
+        name: "dedicated databases",
+        check: "SELECT rolcreatedb FROM pg_roles WHERE rolname = 'stagesub_migrator'",
+        sql: "ALTER ROLE stagesub_migrator CREATEDB",
+    },
+    Attribute {
+        name: "moves and backups",
+        check: "SELECT rolbypassrls AND rolreplication FROM pg_roles WHERE rolname = 'stagesub_mover'",
+        sql: "ALTER ROLE stagesub_mover BYPASSRLS REPLICATION",
+    },
+];
+
+/// Gives the roles their attributes and settings. What is there is left alone, so that an upgrade without
+/// a superuser does not ask for what a superuser did before; what is refused is reported, not fatal.
 pub(crate) async fn set_attributes(conn: &mut PgConnection) -> Result<Vec<Partial>, MigrateError> {
-    // The pools' clean-up counts on a server that notices a client gone; a registry connection that was
-    // left inside a transaction by a cancelled request ends by itself.
-    let settings = "ALTER ROLE stagesub_app SET client_connection_check_interval = '2s';
-        ALTER ROLE stagesub_auth SET idle_in_transaction_session_timeout = '10s';
-        ALTER ROLE stagesub_auth SET statement_timeout = '10s';
-        ALTER ROLE stagesub_control SET idle_in_transaction_session_timeout = '10s';
-        ALTER ROLE stagesub_control SET statement_timeout = '10s'";
-    let wanted = [
-        ("settings of the logins", settings),
-        ("dedicated databases", "ALTER ROLE stagesub_migrator CREATEDB"),
-        ("moves and backups", "ALTER ROLE stagesub_mover BYPASSRLS REPLICATION"),
-    ];
+    let doing = "setting attributes of the roles";
     let mut partial = Vec::new();
-    for (name, sql) in wanted {
-        if attributes_are_set(conn, name).await? {
+    for Attribute { name, check, sql } in ATTRIBUTES {
+        let there: Option<bool> =
+            sqlx::query_scalar(check).fetch_one(&mut *conn).await.map_err(during(doing))?;
+        if there == Some(true) {
             continue;
         }
         match sqlx::raw_sql(sql).execute(&mut *conn).await {
@@ -142,30 +173,10 @@ pub(crate) async fn set_attributes(conn: &mut PgConnection) -> Result<Vec<Partia
                 why: "this user may not set these attributes of a role".to_owned(),
                 sql: format!("{sql};"),
             }),
-            Err(source) => return Err(during("setting attributes of the roles")(source)),
+            Err(source) => return Err(during(doing)(source)),
         }
     }
     Ok(partial)
-}
-
-/// Whether an attribute is there already, so that an upgrade without a superuser does not report what a
-/// superuser once did.
-async fn attributes_are_set(conn: &mut PgConnection, name: &str) -> Result<bool, MigrateError> {
-    let row = sqlx::query!(
-        r#"SELECT
-            coalesce(bool_and(rolcreatedb) FILTER (WHERE rolname = 'stagesub_migrator'), false) AS "creates!",
-            coalesce(bool_and(rolbypassrls AND rolreplication) FILTER (WHERE rolname = 'stagesub_mover'), false)
-                AS "moves!"
-        FROM pg_catalog.pg_roles"#
-    )
-    .fetch_one(conn)
-    .await
-    .map_err(during("reading the roles"))?;
-    Ok(match name {
-        "dedicated databases" => row.creates,
-        "moves and backups" => row.moves,
-        _ => false,
-    })
 }
 
 /// Whether Postgres refused for lack of privilege (42501).
