@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `stagesub`: the platform's one program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    stagesub_server::cli::main(std::env::args_os())
+}

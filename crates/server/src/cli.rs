@@ -1,0 +1,259 @@
+//! The command line: what can be asked for, and how it ends.
+//!
+//! Exit code 0: done; 1: it failed, the reason is on stderr; 2: wrong use. Answers go to stdout, logs and
+//! reasons to stderr. Passwords are read from stdin and never taken as arguments, where every user of the
+//! machine can see them.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use stagesub_domain::error::{StoreError, UseCaseError};
+use stagesub_tenancy::HostPolicy;
+
+use crate::config::{ConfigError, DatabaseSettings, RawConfig};
+use crate::problem::error_chain;
+use crate::telemetry;
+use crate::wiring::Platform;
+
+pub mod args;
+pub mod demo;
+pub mod keys;
+pub mod migrate;
+pub mod output;
+pub mod secret;
+pub mod serve;
+pub mod tenant;
+pub mod user;
+
+use args::{DemoArgs, KeysCommand, MigrateArgs, ServeArgs, TenantCommand, UserCommand};
+
+/// Longest that closing connections may take once a command is done.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// A platform of isolated orchestras on PostgreSQL.
+#[derive(Debug, Parser)]
+#[command(name = "stagesub", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be asked for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring up the whole platform on this machine: a durable PostgreSQL, three orchestras, the server.
+    Demo(DemoArgs),
+    /// Serve the API on databases that are there and migrated.
+    Serve(ServeArgs),
+    /// Bring the databases to this version's schema and make the platform's logins.
+    Migrate(MigrateArgs),
+    /// Orchestras.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// People.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Keys that seal secrets.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+/// A command failed: one sentence that says what and, where there is one, a way out.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// It was tried and failed.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 1 }
+    }
+
+    /// It was asked for in a way that cannot be meant.
+    pub fn wrong_use(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 2 }
+    }
+
+    /// An error with its causes, in one line.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(error_chain(error))
+    }
+
+    /// What is written on stderr.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl From<UseCaseError> for Failure {
+    /// What was refused is told field by field.
+    fn from(error: UseCaseError) -> Self {
+        match &error {
+            UseCaseError::Invalid(broken) => {
+                let rules: Vec<String> =
+                    broken.0.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+                Self::new(rules.join("; "))
+            }
+            other => Self::of(other),
+        }
+    }
+}
+
+/// Does something on the platform's databases and closes them, however it ended.
+pub(crate) async fn connected<T>(
+    raw: &RawConfig,
+    work: impl AsyncFnOnce(&Platform) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let databases = DatabaseSettings::from_raw(raw)?;
+    // Commands name orchestras by subdomain or id; no host is ever classified.
+    let hosts = HostPolicy::new(raw.app_domain.as_deref().unwrap_or("stagesub.invalid"))
+        .map_err(|error| Failure::of(&error))?;
+    let platform = Platform::open(databases, hosts).await.map_err(|error| Failure::of(&error))?;
+    let done = work(&platform).await;
+    platform.close(CLOSING).await;
+    done
+}
+
+/// Runs the program with its arguments.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => match run(cli) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                // A closed stderr leaves the exit code to tell.
+                let _ = writeln!(std::io::stderr(), "stagesub: {}", failure.message);
+                ExitCode::from(failure.code)
+            }
+        },
+        Err(error) => {
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    if let Command::Keys(command) = &cli.command {
+        return keys::run(command);
+    }
+    let raw = RawConfig::load()?;
+    telemetry::install(raw.log_filter(), raw.log_format()?).map_err(|error| Failure::of(&error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("the operating system refused to start threads: {error}")))?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Demo(arguments) => demo::run(arguments, &raw).await,
+            Command::Serve(arguments) => serve::run(arguments, &raw).await,
+            Command::Migrate(arguments) => migrate::run(arguments, &raw).await,
+            Command::Tenant(command) => tenant::run(command, &raw).await,
+            Command::User(command) => user::run(command, &raw).await,
+            // Answered above, before anything of the environment was read.
+            Command::Keys(command) => keys::run(&command),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_others_call_is_there() {
+        for line in [
+            "stagesub demo",
+            "stagesub demo --listen 127.0.0.1:0 --data-dir /tmp/x --json",
+            "stagesub serve --json",
+            "stagesub migrate --adopt-logins --json",
+            "stagesub tenant create Orchestra --subdomain orch --subscription small --json",
+            "stagesub tenant create Orchestra --subdomain orch --code ORC --subscription institution --dedicated \
+             --admin-email a@b.example --admin-first-name A --admin-last-name B --generate",
+            "stagesub tenant list --json",
+            "stagesub tenant show orch --json",
+            "stagesub tenant suspend orch --json",
+            "stagesub tenant resume orch --json",
+            "stagesub user create a@b.example --first-name A --last-name B --tenant orch --role admin --generate",
+            "stagesub user create a@b.example --first-name A --last-name B --superadmin --password-stdin --json",
+            "stagesub user set-password a@b.example --password-stdin --json",
+            "stagesub keys generate --json",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_use_is_2() {
+        for line in [
+            "stagesub",
+            "stagesub dance",
+            "stagesub demo --listen nowhere",
+            "stagesub tenant create Orchestra",
+            "stagesub tenant create Orchestra --subdomain orch --subscription huge",
+            "stagesub tenant create Orchestra --subdomain UPPER_CASE --subscription small",
+            "stagesub tenant create Orchestra --subdomain orch --subscription small --admin-email a@b.example",
+            "stagesub tenant create Orchestra --subdomain orch --subscription small --generate",
+            "stagesub user create a@b.example --first-name A --last-name B",
+            "stagesub user create a@b.example --first-name A --last-name B --tenant orch",
+            "stagesub user create a@b.example --first-name A --last-name B --tenant orch --role superadmin",
+            "stagesub user create a@b.example --first-name A --last-name B --superadmin --tenant orch --role user",
+            "stagesub user set-password a@b.example --password-stdin --generate",
+            "stagesub user set-password a@b.example hunter2",
+        ] {
+            assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_0() {
+        for (line, kind) in
+            [("stagesub --help", ErrorKind::DisplayHelp), ("stagesub --version", ErrorKind::DisplayVersion)]
+        {
+            let error = parse(line).unwrap_err();
+            assert_eq!((error.exit_code(), error.kind()), (0, kind));
+        }
+    }
+
+    #[test]
+    fn a_failure_is_1_and_wrong_use_found_late_is_2() {
+        assert_eq!(Failure::new("it failed").code(), 1);
+        assert_eq!(Failure::wrong_use("not like this").code(), 2);
+    }
+}

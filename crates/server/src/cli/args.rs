@@ -1,0 +1,263 @@
+//! Arguments of the commands.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand};
+use stagesub_domain::role::Role;
+use stagesub_domain::subscription::Tier;
+use stagesub_tenancy::{Subdomain, TenantCode, TenantId};
+
+/// `stagesub demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Where data and generated secrets are kept [default: `STAGESUB_DATA_DIR`, else a place for this user].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// One line of JSON once ready.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen [default: `STAGESUB_LISTEN`, else 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// One line of JSON once ready.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub migrate`
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Take the platform's logins over from another installation on the same server, which then stops working.
+    #[arg(long)]
+    pub adopt_logins: bool,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub tenant ...`
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Make an orchestra, with its first contents.
+    Create(TenantCreateArgs),
+    /// List orchestras.
+    List(TenantListArgs),
+    /// Show one orchestra.
+    Show(TenantNameArgs),
+    /// Lock an orchestra: its people get 403 on every node within a second.
+    Suspend(TenantNameArgs),
+    /// Unlock an orchestra.
+    Resume(TenantNameArgs),
+}
+
+/// `stagesub tenant create`
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub struct TenantCreateArgs {
+    /// Its name, as people write it.
+    pub name: String,
+    /// Its host label.
+    #[arg(long)]
+    pub subdomain: Subdomain,
+    /// Prefix of its ids, 2 to 6 of A-Z and 0-9 [default: proposed from the name].
+    #[arg(long)]
+    pub code: Option<TenantCode>,
+    /// small, medium or institution.
+    #[arg(long, value_name = "TIER")]
+    pub subscription: Tier,
+    /// Give it a database of its own (institution only).
+    #[arg(long)]
+    pub dedicated: bool,
+    /// Login address of its first administrator.
+    #[arg(long, value_name = "ADDRESS", requires_all = ["admin_first_name", "admin_last_name"])]
+    pub admin_email: Option<String>,
+    /// The administrator's first name.
+    #[arg(long, value_name = "NAME", requires = "admin_email")]
+    pub admin_first_name: Option<String>,
+    /// The administrator's last name.
+    #[arg(long, value_name = "NAME", requires = "admin_email")]
+    pub admin_last_name: Option<String>,
+    /// Read the administrator's password from stdin's first line.
+    #[arg(long, requires = "admin_email", conflicts_with = "generate")]
+    pub password_stdin: bool,
+    /// Make a password for the administrator and print it.
+    #[arg(long, requires = "admin_email")]
+    pub generate: bool,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub tenant list`
+#[derive(Debug, Args)]
+pub struct TenantListArgs {
+    /// Part of name, subdomain or code.
+    #[arg(long)]
+    pub search: Option<String>,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub tenant show|suspend|resume`
+#[derive(Debug, Args)]
+pub struct TenantNameArgs {
+    /// Its subdomain or id.
+    pub tenant: TenantName,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What an orchestra is called on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantName {
+    /// By id.
+    Id(TenantId),
+    /// By host label.
+    Subdomain(Subdomain),
+}
+
+impl std::str::FromStr for TenantName {
+    type Err = stagesub_tenancy::subdomain::InvalidSubdomain;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(id) => Ok(Self::Id(id)),
+            Err(_) => text.parse().map(Self::Subdomain),
+        }
+    }
+}
+
+impl std::fmt::Display for TenantName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Subdomain(subdomain) => subdomain.fmt(f),
+        }
+    }
+}
+
+/// `stagesub user ...`
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// Make a person a member of an orchestra, or an administrator of the platform.
+    Create(UserCreateArgs),
+    /// Give a person a new password; access tokens given before end.
+    SetPassword(SetPasswordArgs),
+}
+
+/// `stagesub user create`
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("place").required(true).args(["tenant", "superadmin"]))]
+pub struct UserCreateArgs {
+    /// Login address.
+    pub email: String,
+    /// First name.
+    #[arg(long, value_name = "NAME")]
+    pub first_name: String,
+    /// Last name.
+    #[arg(long, value_name = "NAME")]
+    pub last_name: String,
+    /// Subdomain or id of the orchestra to be a member of.
+    #[arg(long, requires = "role")]
+    pub tenant: Option<TenantName>,
+    /// admin, user or viewer.
+    #[arg(long, requires = "tenant", value_parser = member_role)]
+    pub role: Option<Role>,
+    /// An administrator of the platform.
+    #[arg(long, conflicts_with = "role")]
+    pub superadmin: bool,
+    /// Where the password comes from.
+    #[command(flatten)]
+    pub password: PasswordArgs,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub user set-password`
+#[derive(Debug, Args)]
+pub struct SetPasswordArgs {
+    /// Login address.
+    pub email: String,
+    /// Where the password comes from.
+    #[command(flatten)]
+    pub password: PasswordArgs,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where a password comes from: stdin, unless one is to be made.
+#[derive(Debug, Args)]
+pub struct PasswordArgs {
+    /// Read the password from stdin's first line, also when that is a terminal.
+    #[arg(long, conflicts_with = "generate")]
+    pub password_stdin: bool,
+    /// Make a password and print it.
+    #[arg(long)]
+    pub generate: bool,
+}
+
+/// `stagesub keys ...`
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Print a new value for `STAGESUB_KEYS`.
+    Generate(KeysGenerateArgs),
+}
+
+/// `stagesub keys generate`
+#[derive(Debug, Args)]
+pub struct KeysGenerateArgs {
+    /// What the key is called; sealed values name it.
+    #[arg(long, value_name = "ID", default_value = "k1", value_parser = key_id)]
+    pub id: String,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn member_role(text: &str) -> Result<Role, String> {
+    match text.parse() {
+        Ok(Role::Superadmin) | Err(_) => Err("a member is admin, user or viewer".to_owned()),
+        Ok(role) => Ok(role),
+    }
+}
+
+fn key_id(text: &str) -> Result<String, String> {
+    let fits = (1..=32).contains(&text.len());
+    if fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+        Ok(text.to_owned())
+    } else {
+        Err("a key's id is 1 to 32 characters out of a-z A-Z 0-9 - _".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_orchestra_is_called_by_subdomain_or_id() {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        assert!(matches!(id.parse(), Ok(TenantName::Id(found)) if found.to_string() == id));
+        assert!(matches!("got".parse(), Ok(TenantName::Subdomain(_))));
+        assert!("not a label".parse::<TenantName>().is_err());
+    }
+
+    #[test]
+    fn a_membership_cannot_make_a_superadmin() {
+        assert!(member_role("superadmin").is_err());
+        assert_eq!(member_role("viewer"), Ok(Role::Viewer));
+    }
+}

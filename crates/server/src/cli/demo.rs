@@ -1,0 +1,85 @@
+//! `stagesub demo`: the whole platform on this machine.
+
+use std::path::Path;
+
+use super::args::DemoArgs;
+use super::{Failure, output};
+use crate::config::{RawConfig, ServingSettings};
+use crate::demo::ground::{self, Ground};
+use crate::demo::report::Report;
+use crate::demo::secrets::Secrets;
+use crate::demo::{cast, stage};
+use crate::node::Node;
+use crate::serving::{self, Stop};
+
+/// Runs the command. Postgres is stopped last, whatever happens before.
+pub async fn run(arguments: DemoArgs, raw: &RawConfig) -> Result<(), Failure> {
+    let stop = Stop::on_signals()?;
+    // First the port: a taken one is told before anything is started.
+    let listener = serving::bind(arguments.listen).await?;
+    let data_dir = arguments.data_dir.as_deref().or(raw.stagesub_data_dir.as_deref());
+    let ground = tokio::select! {
+        ground = Ground::lay(data_dir, raw) => ground.map_err(|error| Failure::of(&error))?,
+        () = stop.asked.cancelled() => return Ok(()),
+    };
+    let played = tokio::select! {
+        played = play(&ground, raw, listener, arguments.json, &stop) => played,
+        // Only a second signal ends a demo that is not yet serving, or one that does not end by itself.
+        () = stop.insisted.cancelled() => Ok(()),
+    };
+    let stopped = ground.leave().await.map_err(|error| Failure::of(&error));
+    played.and(stopped)
+}
+
+async fn play(
+    ground: &Ground,
+    raw: &RawConfig,
+    listener: tokio::net::TcpListener,
+    as_json: bool,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let address = serving::local_address(&listener)?;
+    let subdomains = cast::ORCHESTRAS.each_ref().map(|orchestra| orchestra.subdomain);
+    let secrets = load_secrets(ground.data_dir(), &subdomains)?;
+    let settings = ground::serving(&secrets, address).map_err(|error| Failure::of(&error))?;
+    let node = tokio::select! {
+        node = prepare(ground, raw, &secrets, &settings) => node?,
+        () = stop.asked.cancelled() => return Ok(()),
+    };
+    let staged = tokio::select! {
+        staged = stage::put_on(node.platform(), &secrets) => staged,
+        () = stop.asked.cancelled() => {
+            node.close().await;
+            return Ok(());
+        }
+    };
+    let tenants = match staged {
+        Ok(tenants) => tenants,
+        Err(error) => {
+            node.close().await;
+            return Err(Failure::of(&error));
+        }
+    };
+    let report = Report { address, superadmin: secrets.superadmin(), tenants };
+    if as_json {
+        output::json(&report.to_json())?;
+    } else {
+        output::line(&report.to_text())?;
+    }
+    node.serve(listener, stop, settings.shutdown).await?;
+    Ok(())
+}
+
+async fn prepare(
+    ground: &Ground,
+    raw: &RawConfig,
+    secrets: &Secrets,
+    settings: &ServingSettings,
+) -> Result<Node, Failure> {
+    let databases = ground.migrate(raw, secrets).await.map_err(|error| Failure::of(&error))?;
+    Ok(Node::prepare(databases, settings).await?)
+}
+
+fn load_secrets(data_dir: &Path, subdomains: &[&str]) -> Result<Secrets, Failure> {
+    Secrets::load_or_generate(data_dir, subdomains).map_err(|error| Failure::of(&error))
+}

@@ -1,0 +1,71 @@
+//! Work that goes on beside requests, until the server stops.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub mod changes;
+pub mod upkeep;
+
+/// The jobs of one server. Dropping it ends them where they stand.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Jobs {
+    /// Starts a job, which is to end when its token is cancelled.
+    pub fn start<F, J>(&mut self, job: J)
+    where
+        J: FnOnce(CancellationToken) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(job(self.stop.clone()));
+    }
+
+    /// Asks every job to end and waits for them, at most `grace`; what is not done by then is cut off.
+    pub async fn stop(mut self, grace: Duration) {
+        self.stop.cancel();
+        let ended = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(cause = %error, "a job had failed");
+                }
+            }
+        };
+        if tokio::time::timeout(grace, ended).await.is_err() {
+            tracing::warn!("a job did not end in time and was cut off");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn stopping_waits_for_a_job_that_ends() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&ended);
+        let mut jobs = Jobs::default();
+        jobs.start(|stop| async move {
+            stop.cancelled().await;
+            told.store(true, Ordering::SeqCst);
+        });
+        jobs.stop(Duration::from_secs(60)).await;
+        assert!(ended.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_does_not_listen_is_cut_off() {
+        let mut jobs = Jobs::default();
+        jobs.start(|_| std::future::pending());
+        jobs.stop(Duration::from_secs(5)).await;
+    }
+}

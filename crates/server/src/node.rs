@@ -1,0 +1,90 @@
+//! One server: prepared, serving, stopped.
+
+use std::time::Duration;
+
+use stagesub_tenancy::clock::Clock;
+use tokio::net::TcpListener;
+
+use crate::bootstrap::{self, BootstrapError};
+use crate::clock::SystemClock;
+use crate::config::{DatabaseSettings, ServingSettings};
+use crate::jobs::Jobs;
+use crate::routes::build_router;
+use crate::serving::{self, ServeError, Stop};
+use crate::state::AppState;
+use crate::wiring::{Platform, WiringError};
+
+/// Longest that jobs and pools may take to end once no request is under way.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// A server that is ready to answer.
+pub struct Node {
+    platform: Platform,
+    state: AppState,
+    jobs: Jobs,
+}
+
+impl Node {
+    /// Connects, finishes what an earlier crash left half made, makes sure that somebody can administer the
+    /// platform, and begins to follow the registry's changes.
+    ///
+    /// # Errors
+    /// [`NodeError`], a sentence for whoever starts the server. Nothing goes on in the background then.
+    pub async fn prepare(databases: DatabaseSettings, serving: &ServingSettings) -> Result<Self, NodeError> {
+        let platform = Platform::open(databases, serving.hosts.clone()).await?;
+        match Self::ready(&platform, serving).await {
+            Ok((state, jobs)) => Ok(Self { platform, state, jobs }),
+            Err(error) => {
+                platform.close(CLOSING).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn ready(platform: &Platform, serving: &ServingSettings) -> Result<(AppState, Jobs), NodeError> {
+        let clock = SystemClock;
+        // Signing comes first: a secret that is too short is told before anything is changed.
+        let state = platform.state(serving)?;
+        platform.recover(clock.now()).await;
+        bootstrap::ensure_superadmin(
+            platform.people().as_ref(),
+            platform.passwords(),
+            serving.superadmin.as_ref(),
+            clock.now(),
+        )
+        .await?;
+        Ok((state, platform.jobs()))
+    }
+
+    /// The platform's adapters.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// Serves until told to stop, then ends jobs and closes pools.
+    pub async fn serve(self, listener: TcpListener, stop: &Stop, grace: Duration) -> Result<(), ServeError> {
+        let served = serving::serve(listener, build_router(self.state), stop, grace).await;
+        self.jobs.stop(CLOSING).await;
+        self.platform.close(CLOSING).await;
+        served
+    }
+
+    /// Ends without having served.
+    pub async fn close(self) {
+        self.jobs.stop(CLOSING).await;
+        self.platform.close(CLOSING).await;
+    }
+}
+
+/// A server could not be made ready.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Its databases cannot be used, or a secret is unfit.
+    #[error(transparent)]
+    Wiring(#[from] WiringError),
+    /// Nobody could administer it.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+}

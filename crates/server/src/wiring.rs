@@ -1,0 +1,302 @@
+//! The composition root: the one place that knows which adapter stands behind which port.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use stagesub_auth::ports::{AuthorityStore, CredentialStore};
+use stagesub_auth::{
+    AccessTokens, Authenticator, CachedAuthority, HasherSettings, LoginService, PasswordError,
+    PasswordHasher, WeakSecret,
+};
+use stagesub_domain::actor::Actor;
+use stagesub_domain::ports::Units;
+use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
+use stagesub_domain::service::provisioning::recover_provisioning;
+use stagesub_domain::service::tenants;
+use stagesub_storage::directory::PgTenantDirectory;
+use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
+use stagesub_storage::migrate::MigrateError;
+use stagesub_storage::pool::TenantPoolSettings;
+use stagesub_storage::registry::RegistryPools;
+use stagesub_storage::registry::credentials::{PgAuthorityStore, PgCredentialStore};
+use stagesub_storage::registry::logins::PgDatabaseLogins;
+use stagesub_storage::registry::people::PgPersonRegistry;
+use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
+use stagesub_storage::registry::tenants::PgTenantRegistry;
+use stagesub_storage::unit::PgUnitOfWorkFactory;
+use stagesub_tenancy::{
+    CacheSettings, CachedDirectory, ChangeFollower, ChangeSink, HostPolicy, PoolFactory, PoolSettings,
+    PoolTarget, Resolver, Router, TenantDirectory, TenantId,
+};
+
+use crate::clock::SystemClock;
+use crate::config::{DatabaseSettings, PoolSizes, ServingSettings};
+use crate::jobs::{Jobs, changes, upkeep};
+use crate::problem::error_chain;
+use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness};
+use crate::state::{AppState, Invalidate, Parts};
+
+/// Everything that works on the platform's databases, connected.
+pub struct Platform {
+    registry: RegistryPools,
+    feed: Arc<PgTenantDirectory>,
+    directory: CachedDirectory,
+    authority: Arc<CachedAuthority>,
+    router: Arc<Router<LeanPoolFactory>>,
+    factory: Arc<LeanPoolFactory>,
+    resolver: Resolver,
+    units: Units,
+    tenants: Arc<dyn TenantRegistry>,
+    people: Arc<dyn PersonRegistry>,
+    databases: Arc<dyn TenantDatabases>,
+    credentials: Arc<dyn CredentialStore>,
+    passwords: Arc<PasswordHasher>,
+    invalidate: Invalidate,
+}
+
+impl Platform {
+    /// Connects to the registry; tenants' databases are opened when they are first asked for.
+    ///
+    /// # Errors
+    /// [`WiringError`], a sentence for whoever starts the program.
+    pub async fn open(databases: DatabaseSettings, hosts: HostPolicy) -> Result<Self, WiringError> {
+        let keys = Arc::new(databases.keys);
+        let registry = RegistryPools::open(&databases.database_url, &keys).await?;
+        let passwords = Arc::new(PasswordHasher::new(HasherSettings::default())?);
+        let feed = Arc::new(PgTenantDirectory::new(registry.clone()));
+        let directory =
+            CachedDirectory::new(Arc::clone(&feed) as Arc<dyn TenantDirectory>, CacheSettings::default());
+        let logins = PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys));
+        let factory = Arc::new(LeanPoolFactory::new(Arc::new(logins), factory_settings(databases.pools)));
+        let cached: Arc<dyn TenantDirectory> = Arc::new(directory.clone());
+        let router =
+            Arc::new(Router::new(Arc::clone(&cached), Arc::clone(&factory), pool_settings(databases.pools)));
+        let invalidated = directory.clone();
+        Ok(Self {
+            resolver: Resolver::new(cached, hosts),
+            units: Arc::new(PgUnitOfWorkFactory::new(TenantDb::new(Arc::clone(&router)))),
+            tenants: Arc::new(PgTenantRegistry::new(registry.clone())),
+            people: Arc::new(PgPersonRegistry::new(registry.clone())),
+            databases: Arc::new(PgTenantDatabases::new(registry.clone(), Arc::clone(&keys))),
+            credentials: Arc::new(PgCredentialStore::new(registry.clone())),
+            authority: Arc::new(CachedAuthority::new(Arc::new(PgAuthorityStore::new(registry.clone())))),
+            invalidate: Arc::new(move |tenant: TenantId| invalidated.invalidate(tenant)),
+            registry,
+            feed,
+            directory,
+            router,
+            factory,
+            passwords,
+        })
+    }
+
+    /// Tenants in the registry.
+    #[must_use]
+    pub fn tenants(&self) -> &Arc<dyn TenantRegistry> {
+        &self.tenants
+    }
+
+    /// People in the registry.
+    #[must_use]
+    pub fn people(&self) -> &Arc<dyn PersonRegistry> {
+        &self.people
+    }
+
+    /// Hashes passwords.
+    #[must_use]
+    pub fn passwords(&self) -> &Arc<PasswordHasher> {
+        &self.passwords
+    }
+
+    /// Ids to scopes.
+    #[must_use]
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Begins transactions on tenants' data.
+    #[must_use]
+    pub fn units(&self) -> &Units {
+        &self.units
+    }
+
+    /// What use cases on tenants work with.
+    #[must_use]
+    pub fn tenancy(&self) -> tenants::Platform<'_> {
+        tenants::Platform {
+            tenants: self.tenants.as_ref(),
+            databases: self.databases.as_ref(),
+            resolver: &self.resolver,
+            units: &self.units,
+            invalidate: self.invalidate.as_ref(),
+        }
+    }
+
+    /// Finishes orchestras whose making a crash cut off. One that cannot be finished now is logged, stays
+    /// unserved and is tried again at the next start; it does not keep the others from being served.
+    pub async fn recover(&self, now: DateTime<Utc>) {
+        match recover_provisioning(&self.tenancy(), &Actor::system(), now).await {
+            Ok(recovered) => {
+                for one in recovered {
+                    match one.outcome {
+                        Ok(_) => tracing::info!(tenant = %one.tenant, "finished making an orchestra"),
+                        Err(error) => tracing::error!(
+                            tenant = %one.tenant, cause = %error_chain(&error),
+                            "an orchestra's making could not be finished"
+                        ),
+                    }
+                }
+            }
+            Err(error) => tracing::error!(
+                cause = %error_chain(&error), "unfinished orchestras could not be looked for"
+            ),
+        }
+    }
+
+    /// What handlers work with.
+    ///
+    /// # Errors
+    /// [`WiringError::WeakSecret`].
+    pub fn state(&self, serving: &ServingSettings) -> Result<AppState, WiringError> {
+        let app_domain = serving.hosts.app_domain();
+        let tokens = Arc::new(AccessTokens::new(&serving.jwt_secret, app_domain)?);
+        let authority = Arc::clone(&self.authority) as Arc<dyn AuthorityStore>;
+        Ok(AppState::new(Parts {
+            units: Arc::clone(&self.units),
+            resolver: self.resolver.clone(),
+            login: LoginService::new(
+                Arc::clone(&self.credentials),
+                Arc::clone(&self.passwords),
+                Arc::clone(&tokens),
+            ),
+            authenticator: Authenticator::new(tokens, authority),
+            passwords: Arc::clone(&self.passwords),
+            tenants: Arc::clone(&self.tenants),
+            people: Arc::clone(&self.people),
+            databases: Arc::clone(&self.databases),
+            invalidate: Arc::clone(&self.invalidate),
+            readiness: Arc::new(DatabasesAnswer {
+                registry: self.registry.clone(),
+                databases: Arc::clone(&self.databases),
+                factory: Arc::clone(&self.factory),
+            }),
+            clock: Arc::new(SystemClock),
+            trusted_proxies: serving.trusted_proxies.clone(),
+            app_domain: app_domain.to_owned(),
+        }))
+    }
+
+    /// Starts what goes on beside requests.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs {
+        let sinks: Vec<Arc<dyn ChangeSink>> =
+            vec![Arc::new(self.directory.clone()), Arc::clone(&self.authority) as _];
+        let follower = ChangeFollower::new(Arc::clone(&self.feed) as _, sinks);
+        let router = Arc::clone(&self.router);
+        let mut jobs = Jobs::default();
+        jobs.start(|stop| changes::follow(follower, stop));
+        jobs.start(|stop| upkeep::every(upkeep::EVICTION, move || router.evict_expired(), stop));
+        jobs
+    }
+
+    /// Closes every pool, within `grace`.
+    pub async fn close(&self, grace: Duration) {
+        let closing = async {
+            self.router.shutdown().await;
+            self.registry.close().await;
+        };
+        if tokio::time::timeout(grace, closing).await.is_err() {
+            tracing::warn!("connections to databases did not close in time and were cut off");
+        }
+    }
+}
+
+impl fmt::Debug for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Platform").field("router", &self.router).finish_non_exhaustive()
+    }
+}
+
+fn factory_settings(sizes: PoolSizes) -> FactorySettings {
+    let of = |max_connections| TenantPoolSettings { max_connections, ..TenantPoolSettings::default() };
+    FactorySettings { shared: of(sizes.shared), dedicated: of(sizes.dedicated) }
+}
+
+/// As many connections as all the dedicated pools may hold, each with the one that cancels statements.
+fn pool_settings(sizes: PoolSizes) -> PoolSettings {
+    let pools = u32::try_from(sizes.dedicated_pools).unwrap_or(u32::MAX);
+    PoolSettings {
+        capacity: sizes.dedicated_pools,
+        connection_budget: pools.saturating_mul(sizes.dedicated.saturating_add(1)),
+        ..PoolSettings::default()
+    }
+}
+
+/// Ready when the registry and a shared database answer. Dedicated databases do not count: one that is away
+/// concerns its own tenant, and a node must not leave the others for it.
+struct DatabasesAnswer {
+    registry: RegistryPools,
+    databases: Arc<dyn TenantDatabases>,
+    factory: Arc<LeanPoolFactory>,
+}
+
+#[async_trait]
+impl Readiness for DatabasesAnswer {
+    async fn check(&self) -> Result<(), NotReady> {
+        bounded("the registry", async { Ok(self.registry.ping().await?) }).await?;
+        bounded("the shared database", async {
+            let shared = self.databases.choose_shared().await?;
+            // Opening reads the database's marker over a connection of its own, so a pool that is fully lent
+            // does not make a busy node look like a broken one.
+            let pool = self.factory.open(&PoolTarget::Shared(shared)).await?;
+            self.factory.close(pool).await;
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn bounded(
+    what: &'static str,
+    question: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
+) -> Result<(), NotReady> {
+    match tokio::time::timeout(PROBE_TIMEOUT, question).await {
+        Ok(answer) => answer.map_err(|source| NotReady { what, source }),
+        Err(elapsed) => Err(NotReady { what, source: Box::new(elapsed) }),
+    }
+}
+
+/// The platform's databases or secrets cannot be worked with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WiringError {
+    /// The registry cannot be used; the text says what to do.
+    #[error(transparent)]
+    Registry(#[from] MigrateError),
+    /// The signing secret is too short.
+    #[error(transparent)]
+    WeakSecret(#[from] WeakSecret),
+    /// Passwords cannot be hashed on this machine.
+    #[error("passwords cannot be hashed on this machine")]
+    Passwords(#[from] PasswordError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_fits_every_dedicated_pool_at_its_size() {
+        let settings = pool_settings(PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 });
+        assert_eq!((settings.capacity, settings.connection_budget), (50, 150));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_hangs_is_not_ready_in_bounded_time() {
+        let error = bounded("the registry", std::future::pending()).await.unwrap_err();
+        assert_eq!(error.to_string(), "the registry does not answer");
+    }
+}
