@@ -17,5 +17,7 @@ pub mod tenants;
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+pub(crate) mod fixture_platform;
 
 pub use context::Act;

@@ -58,9 +58,14 @@ pub struct Rows {
     pub committed: bool,
 }
 
-/// A unit of work on rows in memory. It holds the store's uniqueness, and does not roll back.
+/// A unit of work on rows in memory, with the store's uniqueness. One that was made by [`InMemoryUnit::begin`]
+/// keeps its changes to itself until it is committed; any other writes through.
 #[derive(Debug, Clone, Default)]
-pub struct InMemoryUnit(Arc<Mutex<Rows>>);
+pub struct InMemoryUnit {
+    rows: Arc<Mutex<Rows>>,
+    /// Where a commit stores the rows.
+    origin: Option<Arc<Mutex<Rows>>>,
+}
 
 impl InMemoryUnit {
     /// An orchestra with settings, these limits, and nothing else.
@@ -75,7 +80,14 @@ impl InMemoryUnit {
     ///
     /// A test that panicked while it held them is over, so a poisoned lock is taken all the same.
     pub fn rows(&self) -> MutexGuard<'_, Rows> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A unit on a copy of the rows, which a commit stores back.
+    #[must_use]
+    pub fn begin(&self) -> Self {
+        let rows = self.rows().clone();
+        Self { rows: Arc::new(Mutex::new(rows)), origin: Some(Arc::clone(&self.rows)) }
     }
 }
 
@@ -160,6 +172,10 @@ impl UnitOfWork for InMemoryUnit {
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         self.rows().committed = true;
+        if let Some(origin) = &self.origin {
+            let rows = self.rows().clone();
+            *origin.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+        }
         Ok(())
     }
 }

@@ -286,11 +286,6 @@ pub(crate) fn display_order<T: Number>(value: &T, _: &()) -> garde::Result {
     ranged(value.number(), 0, 9999)
 }
 
-/// A limit of the subscription.
-pub(crate) fn limit<T: Number>(value: &T, _: &()) -> garde::Result {
-    ranged(value.number(), 0, 1_000_000)
-}
-
 /// At most [`MAX_QUALIFICATIONS`] positions, none twice.
 pub(crate) fn qualifications(value: &[PositionNo], (): &()) -> garde::Result {
     if value.len() > MAX_QUALIFICATIONS {

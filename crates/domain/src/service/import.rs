@@ -493,8 +493,8 @@ mod tests {
     #[tokio::test]
     async fn many_rows_are_written_in_batches_under_one_lock() {
         let mut unit = orchestra(UNLIMITED);
-        let rows: String = (0..10_000).map(|no| format!("N;M;n{no}@gso.se;;Viola;Tutti;\n")).collect();
-        let report = import(&mut unit, 0, &rows, ImportMode::AllOrNothing).await.expect("imported");
+        let rows: Vec<_> = (0..10_000).map(|no| format!("N;M;n{no}@gso.se;;Viola;Tutti;\n")).collect();
+        let report = import(&mut unit, 0, &rows.concat(), ImportMode::AllOrNothing).await.expect("imported");
         assert_eq!((report.created, report.applied), (10_000, true));
         let stored = unit.rows().clone();
         let times = |what: &str| stored.log.iter().filter(|done| *done == what).count();

@@ -448,9 +448,9 @@ mod tests {
             ..Default::default()
         };
         let later = Stage::later(1);
-        let changed = update_musician(&mut unit, &later.act(), no, change.clone()).await.expect("changed");
-        assert_eq!((changed.phone.as_deref(), changed.email.as_str()), (None, "ASA@gso.se"));
-        assert_eq!((changed.first_name.as_str(), changed.updated_at), ("Åsa", moment(1)));
+        let after = update_musician(&mut unit, &later.act(), no, change.clone()).await.expect("changed");
+        assert_eq!((after.phone.as_deref(), after.email.as_str()), (None, "ASA@gso.se"));
+        assert_eq!((after.first_name.as_str(), after.updated_at), ("Åsa", moment(1)));
         let changes = audit(&unit)[1].2.clone().expect("changes");
         assert_eq!(changes["before"].as_object().expect("fields").len(), 3);
         update_musician(&mut unit, &Stage::later(2).act(), no, change).await.expect("nothing to do");

@@ -298,3 +298,169 @@ async fn finish(
     (platform.invalidate)(id);
     get_tenant(platform.tenants, id).await
 }
+
+#[cfg(test)]
+mod tests {
+    use stagesub_tenancy::Placement;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::service::fixture::{Stage, UNLIMITED, actions, moment};
+    use crate::service::fixture_platform::{SHARED, World, tenant_id};
+    use crate::service::tenants::PersonDraft;
+    use crate::testing::InMemoryUnit;
+
+    fn draft(name: &str, subdomain: &str) -> TenantDraft {
+        TenantDraft {
+            name: name.to_owned(),
+            subdomain: subdomain.to_owned(),
+            code: None,
+            tier: Tier::Small,
+            dedicated: false,
+            admin: Some(PersonDraft {
+                id: Uuid::from_u128(9),
+                email: " Chef@gso.se ".to_owned(),
+                first_name: "Eva".to_owned(),
+                last_name: "Hav".to_owned(),
+                password_hash: None,
+            }),
+        }
+    }
+
+    async fn create(world: &World, number: u128, draft: TenantDraft) -> Result<TenantAccount, UseCaseError> {
+        let actor = Actor::system();
+        world
+            .with(async |platform| create_tenant(platform, &actor, tenant_id(number), draft, moment(0)).await)
+            .await
+    }
+
+    async fn recover(world: &World) -> Vec<Recovery> {
+        let actor = Actor::system();
+        world
+            .with(async |platform| recover_provisioning(platform, &actor, moment(1)).await)
+            .await
+            .expect("the registry tells")
+    }
+
+    #[tokio::test]
+    async fn an_orchestra_is_reserved_placed_admitted_filled_and_opened_in_that_order() {
+        let world = World::default();
+        let made = create(&world, 1, draft(" Göteborgs Symfoniker ", "gbg")).await.expect("made");
+        assert_eq!((made.code.as_str(), made.name.as_str()), ("GOT", "Göteborgs Symfoniker"));
+        assert_eq!((made.status, made.placement), (TenantStatus::Active, Some(Placement::Shared(SHARED))));
+        assert_eq!(made.trial_ends_at, Some(moment(30)));
+        let state = world.state();
+        assert_eq!(state.steps, ["reserve", "choose_shared", "place", "admit", "begin", "set_status"]);
+        assert_eq!(state.admins[0].email, "Chef@gso.se");
+        assert_eq!(state.invalidated, [tenant_id(1), tenant_id(1)]);
+        let done: Vec<_> = state.audit.iter().map(|entry| entry.action).collect();
+        assert_eq!(done, [AuditAction::Create, AuditAction::Provision]);
+        let rows = state.orchestras[&tenant_id(1)].rows();
+        assert!(rows.committed);
+        assert_eq!((rows.instruments.len(), rows.positions.len(), rows.lists.len()), (7, 24, 72));
+        assert_eq!((rows.templates.len(), rows.quotas[&Resource::Instruments].used), (4, 7));
+        assert_eq!(rows.quotas[&Resource::Musicians].limit, Some(50));
+    }
+
+    #[tokio::test]
+    async fn whatever_step_fails_recovery_finishes_the_orchestra_once() {
+        for dedicated in [false, true] {
+            for step in 1..6 {
+                let world = World::default();
+                world.state().fails_at = Some(step);
+                let tier = if dedicated { Tier::Institution } else { Tier::Medium };
+                let wanted = TenantDraft { tier, dedicated, ..draft("Malmö", "malmo") };
+                create(&world, 1, wanted).await.expect_err("the fault");
+                world.state().fails_at = None;
+                let recovered = recover(&world).await;
+                assert_eq!(recovered.len(), 1, "step {step}");
+                let account = recovered[0].outcome.as_ref().expect("finished");
+                assert_eq!(account.status, TenantStatus::Active);
+                assert_eq!(matches!(account.placement, Some(Placement::Dedicated(_))), dedicated);
+                let orchestra = world.state().orchestras[&tenant_id(1)].clone();
+                let rows = orchestra.rows().clone();
+                assert_eq!((rows.instruments.len(), rows.positions.len(), rows.lists.len()), (14, 43, 129));
+                assert_eq!(rows.templates.len(), 8);
+                assert_eq!(actions(&orchestra), [AuditAction::Provision], "filled once");
+                assert!(recover(&world).await.is_empty());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_finished_does_not_stop_the_rest() {
+        let world = World::default();
+        for (number, name, subdomain) in [(1, "Malmö", "malmo"), (2, "Umeå", "umea")] {
+            let next = world.state().steps.len() + 1;
+            world.state().fails_at = Some(next);
+            create(&world, number, draft(name, subdomain)).await.expect_err("the fault");
+        }
+        let next = world.state().steps.len();
+        world.state().fails_at = Some(next);
+        let recovered = recover(&world).await;
+        assert_eq!(recovered[0].tenant, tenant_id(1));
+        assert!(matches!(recovered[0].outcome, Err(UseCaseError::Store(StoreError::Unavailable(_)))));
+        assert!(recovered[1].outcome.is_ok());
+    }
+
+    #[tokio::test]
+    async fn codes_are_proposed_until_one_is_free_and_a_stated_one_must_be() {
+        let world = World::default();
+        let mut codes = Vec::new();
+        for (number, subdomain) in (1..).zip(["a1", "b1", "c1", "d1", "e1", "f1"]) {
+            codes.push(
+                create(&world, number, draft("Malmö", subdomain)).await.expect("made").code.to_string(),
+            );
+        }
+        assert_eq!(codes, ["MAL", "MALM", "MALMO", "MA", "MAL2", "MAL3"]);
+        let stated = TenantDraft { code: Some("MAL".to_owned()), ..draft("Malta", "malta") };
+        let refused = create(&world, 9, stated).await;
+        assert!(matches!(refused, Err(UseCaseError::Taken { field: "code" })));
+        let refused = create(&world, 9, draft("Malmö", "a1")).await;
+        assert!(matches!(refused, Err(UseCaseError::Taken { field: "subdomain" })));
+    }
+
+    #[tokio::test]
+    async fn everything_that_is_wrong_is_told_before_anything_is_reserved() {
+        let world = World::default();
+        let mut wrong = TenantDraft { code: Some("got".to_owned()), dedicated: true, ..draft("", "www") };
+        wrong.admin.as_mut().expect("an admin").email = "chef".to_owned();
+        let error = create(&world, 1, wrong).await.expect_err("wrong");
+        let UseCaseError::Invalid(errors) = error else { panic!("{error:?}") };
+        let mut told: Vec<_> = errors.0.iter().map(|error| (error.field.as_str(), error.rule)).collect();
+        told.sort_unstable();
+        assert_eq!(
+            told,
+            [
+                ("admin.email", "email"),
+                ("code", "format"),
+                ("dedicated", "subscription"),
+                ("name", "length"),
+                ("subdomain", "reserved"),
+            ]
+        );
+        assert!(world.state().steps.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_name_without_letters_needs_a_code() {
+        let error = create(&World::default(), 1, draft("♪♪♪", "noter")).await.expect_err("no proposal");
+        assert!(matches!(error, UseCaseError::Invalid(errors)
+            if errors.0[0].field == "code" && errors.0[0].rule == "required"));
+    }
+
+    #[tokio::test]
+    async fn filling_twice_fills_once_and_counts_whatever_the_limits_are() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::default());
+        let limits = Limits { instruments: Some(3), ..UNLIMITED };
+        let act = stage.act();
+        assert!(fill_orchestra(&mut unit, &act, Tier::Medium, limits, 5).await.expect("filled"));
+        let before = unit.rows().clone();
+        assert_eq!(before.quotas[&Resource::Instruments].used, 14);
+        assert_eq!(before.limits_version, 5);
+        assert_eq!(before.positions[&1].name, "Förste konsertmästare");
+        assert_eq!((before.positions[&5].hierarchy_level, before.positions[&6].hierarchy_level), (5, 1));
+        assert!(!fill_orchestra(&mut unit, &act, Tier::Medium, limits, 5).await.expect("filled"));
+        assert_eq!(*unit.rows(), before);
+    }
+}

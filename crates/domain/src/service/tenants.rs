@@ -3,23 +3,23 @@
 //! These use cases reach the registry; a tenant's own database is opened only through a scope, to push limits.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use garde::Validate;
 use serde_json::{Value, json};
 use stagesub_tenancy::subdomain::InvalidSubdomain;
 use stagesub_tenancy::{Access, Purpose, Resolver, Subdomain, TenantId, TenantStatus};
-use uuid::Uuid;
 
 use crate::actor::Actor;
 use crate::audit::{AuditAction, AuditEntry};
 use crate::error::{Constraint, FieldError, StoreError, UseCaseError, ValidationErrors};
 use crate::page::Paged;
-use crate::ports::registry::{
-    NewMember, TenantAccount, TenantChange, TenantDatabases, TenantFilter, TenantRegistry,
-};
+use crate::ports::registry::{TenantAccount, TenantChange, TenantDatabases, TenantFilter, TenantRegistry};
 use crate::ports::{UnitOfWork, Units};
 use crate::service::changes::{Fields, difference};
 use crate::subscription::{Limits, Resource, Tier};
-use crate::validate::{self, Draft, Rule, Text};
+use crate::validate::{self, Draft as _, Rule};
+
+mod drafts;
+
+pub use drafts::{LimitChange, PersonDraft, TenantChangeDraft, TenantDraft};
 
 /// How long a new orchestra may try the platform.
 pub const TRIAL: TimeDelta = TimeDelta::days(30);
@@ -57,133 +57,6 @@ impl Platform<'_> {
     ) -> Result<Box<dyn UnitOfWork>, UseCaseError> {
         let scope = self.resolver.resolve_for(tenant, purpose, now).await.map_err(UseCaseError::Resolve)?;
         self.units.begin(&scope, Access::Write).await.map_err(UseCaseError::Begin)
-    }
-}
-
-/// A person to be given an account.
-#[derive(Clone, PartialEq, Eq, Validate)]
-pub struct PersonDraft {
-    /// Identity to use if nobody has this address yet, made by the caller.
-    #[garde(skip)]
-    pub id: Uuid,
-    /// Login address: at most 254 characters, compared without regard to case.
-    #[garde(custom(validate::email))]
-    pub email: String,
-    /// First name: 1 to 100 characters.
-    #[garde(custom(validate::name))]
-    pub first_name: String,
-    /// Last name: 1 to 100 characters.
-    #[garde(custom(validate::name))]
-    pub last_name: String,
-    /// PHC string of the password; `None` for a person who is given one later.
-    #[garde(skip)]
-    pub password_hash: Option<String>,
-}
-
-impl std::fmt::Debug for PersonDraft {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PersonDraft").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-impl Draft for PersonDraft {
-    fn clean(&mut self) {
-        self.email.trim_text();
-        self.first_name.trim_text();
-        self.last_name.trim_text();
-    }
-}
-
-impl PersonDraft {
-    /// Checks it for the registry.
-    pub fn into_member(self) -> Result<NewMember, ValidationErrors> {
-        let Self { id, email, first_name, last_name, password_hash } = self.checked()?;
-        Ok(NewMember { id, email, first_name, last_name, password_hash })
-    }
-}
-
-/// An orchestra to be made.
-#[derive(Debug, Clone, PartialEq, Eq, Validate)]
-pub struct TenantDraft {
-    /// Name: 1 to 200 characters.
-    #[garde(custom(validate::long_name))]
-    pub name: String,
-    /// Host label, in lower case.
-    #[garde(skip)]
-    pub subdomain: String,
-    /// Prefix of its ids: 2 to 6 of `A-Z0-9`; proposed from the name when left out.
-    #[garde(skip)]
-    pub code: Option<String>,
-    /// What it subscribes to.
-    #[garde(skip)]
-    pub tier: Tier,
-    /// Whether it gets a database of its own; for the institution tier only.
-    #[garde(skip)]
-    pub dedicated: bool,
-    /// Its first administrator.
-    #[garde(dive)]
-    pub admin: Option<PersonDraft>,
-}
-
-impl Draft for TenantDraft {
-    fn clean(&mut self) {
-        self.name.trim_text();
-        self.subdomain.trim_text();
-        validate::empty_is_none(&mut self.code);
-        if let Some(admin) = &mut self.admin {
-            admin.clean();
-        }
-    }
-}
-
-/// Changes of limits by hand; `None` leaves one as it is, `Some(None)` makes it unlimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Validate)]
-pub struct LimitChange {
-    /// Musicians.
-    #[garde(custom(validate::limit))]
-    pub musicians: Option<Option<i32>>,
-    /// Active projects.
-    #[garde(custom(validate::limit))]
-    pub active_projects: Option<Option<i32>>,
-    /// Instruments.
-    #[garde(custom(validate::limit))]
-    pub instruments: Option<Option<i32>>,
-}
-
-/// Changes of a tenant; `None` leaves a field as it is, `Some(None)` empties it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Validate)]
-pub struct TenantChangeDraft {
-    /// Name.
-    #[garde(custom(validate::long_name))]
-    pub name: Option<String>,
-    /// Host label.
-    #[garde(skip)]
-    pub subdomain: Option<String>,
-    /// Tier; its limits replace those of the tier before, and not those that were set by hand.
-    #[garde(skip)]
-    pub tier: Option<Tier>,
-    /// Limits by hand.
-    #[garde(dive)]
-    pub limits: LimitChange,
-    /// End of the trial.
-    #[garde(skip)]
-    pub trial_ends_at: Option<Option<DateTime<Utc>>>,
-    /// End of the paid subscription.
-    #[garde(skip)]
-    pub subscription_ends_at: Option<Option<DateTime<Utc>>>,
-    /// Branding: an object of `logo`, `primaryColour` and `fontFamily`, as far as the tier has them.
-    #[garde(skip)]
-    pub custom_branding: Option<Option<Value>>,
-    /// Mail domain (institution only).
-    #[garde(skip)]
-    pub email_domain: Option<Option<String>>,
-}
-
-impl Draft for TenantChangeDraft {
-    fn clean(&mut self) {
-        self.name.trim_text();
-        self.subdomain.trim_text();
-        validate::empty_empties(&mut self.email_domain);
     }
 }
 
@@ -297,7 +170,18 @@ fn plan(before: &TenantAccount, draft: TenantChangeDraft) -> Result<TenantChange
     if let Some(Some(branding)) = &draft.custom_branding {
         check_branding(tier, branding, &mut errors);
     }
-    let limits = limits(before, tier, draft.limits);
+    // The API names them `maxMusicians` and so on, beside the other fields.
+    let by_hand = draft.limits;
+    for (field, limit) in [
+        ("maxMusicians", by_hand.musicians),
+        ("maxActiveProjects", by_hand.active_projects),
+        ("maxInstruments", by_hand.instruments),
+    ] {
+        if limit.flatten().is_some_and(|limit| !(0..=MAX_LIMIT).contains(&limit)) {
+            errors.push(broken(field, Rule::Range, format!("0 to {MAX_LIMIT}")));
+        }
+    }
+    let limits = limits(before, tier, by_hand);
     if !errors.is_empty() {
         return Err(ValidationErrors(errors));
     }
@@ -360,6 +244,8 @@ fn check_email_domain(tier: Tier, domain: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// Highest limit that can be set by hand.
+const MAX_LIMIT: i32 = 1_000_000;
 /// Longest value in a branding, in characters.
 const MAX_BRANDING: usize = 500;
 
@@ -453,4 +339,193 @@ fn changed_fields(before: &TenantAccount, change: &TenantChange) -> Fields {
         after.email_domain.clone_from(domain);
     }
     fields(&after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::fixture_platform::{World, day, tenant_id};
+    use crate::service::provisioning::create_tenant;
+
+    async fn world() -> World {
+        let world = World::default();
+        for (number, name, subdomain) in [(1, "Malmö", "malmo"), (2, "Umeå", "umea")] {
+            let draft = TenantDraft {
+                name: name.to_owned(),
+                subdomain: subdomain.to_owned(),
+                code: None,
+                tier: Tier::Small,
+                dedicated: false,
+                admin: None,
+            };
+            world
+                .with(async |platform| {
+                    create_tenant(platform, &Actor::system(), tenant_id(number), draft, day(0)).await
+                })
+                .await
+                .expect("made");
+        }
+        world.state().steps.clear();
+        world.state().audit.clear();
+        world.state().invalidated.clear();
+        world
+    }
+
+    async fn change(world: &World, draft: TenantChangeDraft) -> Result<TenantAccount, UseCaseError> {
+        world
+            .with(async |platform| {
+                change_tenant(platform, &Actor::system(), tenant_id(1), draft, day(1)).await
+            })
+            .await
+    }
+
+    fn limit_in_tenant(world: &World, resource: Resource) -> Option<i32> {
+        world.state().orchestras[&tenant_id(1)].rows().quotas[&resource].limit
+    }
+
+    #[tokio::test]
+    async fn a_new_tier_brings_its_limits_to_the_tenants_own_database() {
+        let world = world().await;
+        let draft = TenantChangeDraft { tier: Some(Tier::Medium), ..Default::default() };
+        let account = change(&world, draft).await.expect("changed");
+        assert_eq!(account.limits, Tier::Medium.limits());
+        assert_eq!(limit_in_tenant(&world, Resource::Musicians), Some(200));
+        assert_eq!(limit_in_tenant(&world, Resource::Instruments), None);
+        let state = world.state();
+        assert_eq!(state.steps, ["change", "begin"]);
+        assert_eq!(state.invalidated, [tenant_id(1)]);
+        let changes = state.audit[0].changes.as_ref().expect("changes");
+        assert_eq!(changes["before"]["maxMusicians"], 50);
+        assert_eq!(changes["after"]["subscription"], "medium");
+    }
+
+    #[tokio::test]
+    async fn a_limit_set_by_hand_outlives_a_change_of_tier() {
+        let world = world().await;
+        let by_hand = LimitChange { musicians: Some(Some(70)), ..Default::default() };
+        let draft = TenantChangeDraft { limits: by_hand, ..Default::default() };
+        change(&world, draft).await.expect("changed");
+        let draft = TenantChangeDraft { tier: Some(Tier::Medium), ..Default::default() };
+        let changed = change(&world, draft).await.expect("changed");
+        assert_eq!((changed.limits.musicians, changed.limits.active_projects), (Some(70), Some(20)));
+        assert_eq!(limit_in_tenant(&world, Resource::Musicians), Some(70));
+    }
+
+    #[tokio::test]
+    async fn a_push_that_failed_is_made_good_by_asking_again() {
+        let world = world().await;
+        world.state().fails_at = Some(1);
+        let draft = TenantChangeDraft { tier: Some(Tier::Medium), ..Default::default() };
+        let failed = change(&world, draft.clone()).await;
+        assert!(matches!(failed, Err(UseCaseError::Begin(_))));
+        assert_eq!(limit_in_tenant(&world, Resource::Musicians), Some(50));
+        change(&world, draft).await.expect("pushed");
+        assert_eq!(limit_in_tenant(&world, Resource::Musicians), Some(200));
+        assert_eq!(world.state().audit.len(), 1, "the registry was changed once");
+    }
+
+    #[tokio::test]
+    async fn a_change_of_nothing_writes_nothing() {
+        let world = world().await;
+        let draft = TenantChangeDraft { name: Some("Malmö ".to_owned()), ..Default::default() };
+        change(&world, draft).await.expect("nothing to do");
+        assert!(world.state().steps.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_the_tier_does_not_have_is_refused_by_field() {
+        let world = world().await;
+        let draft = TenantChangeDraft {
+            subdomain: Some("-".to_owned()),
+            custom_branding: Some(Some(json!({ "logo": "x", "colour": "red" }))),
+            email_domain: Some(Some("gso.se".to_owned())),
+            ..Default::default()
+        };
+        let error = change(&world, draft).await.expect_err("refused");
+        let UseCaseError::Invalid(errors) = error else { panic!("{error:?}") };
+        let mut told: Vec<_> = errors.0.iter().map(|error| (error.field.as_str(), error.rule)).collect();
+        told.sort_unstable();
+        assert_eq!(
+            told,
+            [
+                ("customBranding.colour", "format"),
+                ("customBranding.logo", "subscription"),
+                ("emailDomain", "subscription"),
+                ("subdomain", "format"),
+            ]
+        );
+        let draft = TenantChangeDraft {
+            limits: LimitChange { instruments: Some(Some(-1)), ..Default::default() },
+            ..Default::default()
+        };
+        assert!(matches!(change(&world, draft).await, Err(UseCaseError::Invalid(errors))
+            if errors.0[0].field == "maxInstruments"));
+    }
+
+    #[tokio::test]
+    async fn a_subdomain_of_another_tenant_is_taken() {
+        let world = world().await;
+        let draft = TenantChangeDraft { subdomain: Some("umea".to_owned()), ..Default::default() };
+        assert!(matches!(change(&world, draft).await, Err(UseCaseError::Taken { field: "subdomain" })));
+    }
+
+    #[tokio::test]
+    async fn suspending_and_resuming_twice_is_doing_it_once() {
+        let world = world().await;
+        let actor = Actor::system();
+        world
+            .with(async |platform| {
+                for _ in 0..2 {
+                    let locked =
+                        suspend_tenant(platform, &actor, tenant_id(1), day(1)).await.expect("suspended");
+                    assert_eq!(locked.status, TenantStatus::Suspended);
+                    assert!(!locked.is_active_at(day(1)));
+                }
+                for _ in 0..2 {
+                    let open = resume_tenant(platform, &actor, tenant_id(1), day(2)).await.expect("resumed");
+                    assert!(open.is_active_at(day(2)) && !open.is_active_at(day(31)));
+                }
+            })
+            .await;
+        let actions: Vec<_> = world.state().audit.iter().map(|entry| entry.action).collect();
+        assert_eq!(actions, [AuditAction::Suspend, AuditAction::Resume]);
+    }
+
+    #[tokio::test]
+    async fn limits_decided_while_a_tenant_was_locked_arrive_when_it_is_resumed() {
+        let world = world().await;
+        let actor = Actor::system();
+        world
+            .with(async |platform| {
+                suspend_tenant(platform, &actor, tenant_id(1), day(1)).await.expect("suspended");
+                let draft = TenantChangeDraft { tier: Some(Tier::Institution), ..Default::default() };
+                change_tenant(platform, &actor, tenant_id(1), draft, day(1)).await.expect("changed");
+            })
+            .await;
+        assert_eq!(limit_in_tenant(&world, Resource::Musicians), Some(50));
+        world
+            .with(async |platform| resume_tenant(platform, &actor, tenant_id(1), day(2)).await)
+            .await
+            .expect("resumed");
+        assert_eq!(limit_in_tenant(&world, Resource::Musicians), None);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_in_another_state_is_neither_suspended_nor_resumed() {
+        let world = world().await;
+        let actor = Actor::system();
+        world.state().accounts.get_mut(&tenant_id(1)).expect("Malmö").0.status = TenantStatus::Closing;
+        world
+            .with(async |platform| {
+                let refused = suspend_tenant(platform, &actor, tenant_id(1), day(1)).await;
+                assert!(matches!(refused, Err(UseCaseError::WrongState { .. })));
+                let refused = resume_tenant(platform, &actor, tenant_id(1), day(1)).await;
+                assert!(matches!(refused, Err(UseCaseError::WrongState { .. })));
+                let unknown = suspend_tenant(platform, &actor, tenant_id(7), day(1)).await;
+                assert!(matches!(unknown, Err(UseCaseError::UnknownTenant)));
+                let unknown = get_tenant(platform.tenants, tenant_id(7)).await;
+                assert!(matches!(unknown, Err(UseCaseError::UnknownTenant)));
+            })
+            .await;
+    }
 }
