@@ -4,11 +4,15 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use sqlx::{Connection, PgConnection};
 use stagesub_storage::embedded::{Cluster, ClusterOptions, Durability, LaunchError};
+
+/// `durable` or `throwaway`.
+const HOLDER_DURABILITY: &str = "STAGESUB_TEST_CLUSTER_DURABILITY";
 
 /// Names the data directory to the copy of this program that [`outlived`] starts.
 const HOLDER: &str = "STAGESUB_TEST_CLUSTER_HOLDER";
@@ -99,7 +103,7 @@ async fn postgres_killed_alone_is_started_again_with_its_data() {
 #[tokio::test]
 async fn postgres_that_outlived_its_server_is_adopted_supervised_and_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let pid = outlived(dir.path());
+    let pid = outlived(dir.path(), "durable");
     let cluster = Cluster::start(durable(dir.path())).await.unwrap();
     assert!(cluster.was_adopted());
     assert_eq!(cluster.pid(), Some(pid));
@@ -116,17 +120,18 @@ async fn postgres_that_outlived_its_server_is_adopted_supervised_and_stopped() {
 #[tokio::test]
 async fn server_and_postgres_killed_together_serve_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
-    kill_hard(outlived(dir.path()));
+    kill_hard(outlived(dir.path(), "durable"));
     let cluster = Cluster::start(durable(dir.path())).await.unwrap();
     assert_eq!(read_row(&cluster).await, "acknowledged");
     cluster.stop().await.unwrap();
 }
 
 /// Starts a cluster in another process, kills that process, and returns the pid of the Postgres it left.
-fn outlived(dir: &Path) -> i32 {
+fn outlived(dir: &Path, durability: &str) -> i32 {
     let mut server = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "embedded::holds_a_cluster_when_told_to", "--nocapture"])
         .env(HOLDER, dir)
+        .env(HOLDER_DURABILITY, durability)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -157,10 +162,40 @@ fn outlived(dir: &Path) -> i32 {
 #[tokio::test]
 async fn holds_a_cluster_when_told_to() {
     let Some(dir) = std::env::var_os(HOLDER) else { return };
-    let cluster = Cluster::start(durable(Path::new(&dir))).await.unwrap();
+    let durability = match std::env::var(HOLDER_DURABILITY).unwrap().as_str() {
+        "durable" => Durability::Durable,
+        "throwaway" => Durability::Throwaway,
+        other => panic!("{other}"),
+    };
+    let cluster = Cluster::start(ClusterOptions::new(Path::new(&dir), durability)).await.unwrap();
     write_row(&cluster).await;
     println!("HOLDING {} ", cluster.pid().unwrap());
     std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn throwaway_cluster_goes_away_with_a_killed_process() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let data = dir.path().join("data");
+    let pid = outlived(&data, "throwaway");
+    let gone = async {
+        while data.exists() || kill(Pid::from_raw(pid), None).is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn dropped_cluster_leaves_a_directory_that_serves_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(durable(dir.path())).await.unwrap();
+    write_row(&cluster).await;
+    drop(cluster);
+    let again = Cluster::start(durable(dir.path())).await.unwrap();
+    assert_eq!(read_row(&again).await, "acknowledged");
+    again.stop().await.unwrap();
 }
 
 #[tokio::test]
