@@ -32,6 +32,7 @@ pub mod credentials;
 pub mod logins;
 #[cfg(feature = "orchestra")]
 pub mod people;
+pub mod shared;
 #[cfg(feature = "orchestra")]
 pub mod tenant_databases;
 #[cfg(feature = "orchestra")]
@@ -62,7 +63,7 @@ impl RegistryPools {
             .await
             .map_err(|source| MigrateError::Unreachable { target: target.clone(), source })?;
         let marker = read_marker(&mut conn, &target).await?;
-        check_schema(&mut conn, &target).await?;
+        check_schema(&mut conn, MigrationSet::Registry, &target).await?;
         let control = stored_login(&mut conn, keys, &marker, LoginRole::Control).await?;
         let auth = stored_login(&mut conn, keys, &marker, LoginRole::Auth).await?;
         conn.close().await.map_err(during("closing the connection"))?;
@@ -154,8 +155,7 @@ async fn read_marker(conn: &mut PgConnection, target: &str) -> Result<Marker, Mi
     }
 }
 
-async fn check_schema(conn: &mut PgConnection, target: &str) -> Result<(), MigrateError> {
-    let set = MigrationSet::Registry;
+async fn check_schema(conn: &mut PgConnection, set: MigrationSet, target: &str) -> Result<(), MigrateError> {
     let applied = set.applied(conn).await?.last().copied().unwrap_or(0);
     let (target, known) = (target.to_owned(), set.newest());
     match applied.cmp(&known) {
