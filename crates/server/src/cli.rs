@@ -212,6 +212,7 @@ mod tests {
             "stagesub tenant resume orch --json",
             "stagesub user create a@b.example --first-name A --last-name B --tenant orch --role admin --generate",
             "stagesub user create a@b.example --first-name A --last-name B --superadmin --password-stdin --json",
+            "stagesub user create a@b.example --first-name A --last-name B --tenant orch --role user --no-password",
             "stagesub user set-password a@b.example --password-stdin --json",
             "stagesub keys generate --json",
         ] {
@@ -234,6 +235,7 @@ mod tests {
             "stagesub user create a@b.example --first-name A --last-name B --tenant orch",
             "stagesub user create a@b.example --first-name A --last-name B --tenant orch --role superadmin",
             "stagesub user create a@b.example --first-name A --last-name B --superadmin --tenant orch --role user",
+            "stagesub user create a@b.example --first-name A --last-name B --superadmin --no-password",
             "stagesub user set-password a@b.example --password-stdin --generate",
             "stagesub user set-password a@b.example hunter2",
         ] {

@@ -377,7 +377,7 @@ pub enum ConfigError {
     #[error("not set: {} (each is described in docs/deployment.md)", .0.join(", "))]
     Missing(Vec<&'static str>),
     /// A variable's text is not what it must be. The text itself may be a secret and is left out.
-    #[error("{variable} is not usable: {source}")]
+    #[error("{variable} is not usable")]
     Malformed {
         /// Which.
         variable: &'static str,

@@ -58,7 +58,7 @@ mod tests {
             stop.cancelled().await;
             told.store(true, Ordering::SeqCst);
         });
-        jobs.stop(Duration::from_secs(60)).await;
+        jobs.stop(Duration::from_mins(1)).await;
         assert!(ended.load(Ordering::SeqCst));
     }
 

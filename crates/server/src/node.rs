@@ -45,6 +45,7 @@ impl Node {
         let clock = SystemClock;
         // Signing comes first: a secret that is too short is told before anything is changed.
         let state = platform.state(serving)?;
+        platform.check().await?;
         platform.recover(clock.now()).await;
         bootstrap::ensure_superadmin(
             platform.people().as_ref(),

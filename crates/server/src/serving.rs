@@ -162,7 +162,7 @@ mod tests {
             stream.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        let (ended, answer) = tokio::join!(serve(listener, router, &stop, Duration::from_secs(60)), client);
+        let (ended, answer) = tokio::join!(serve(listener, router, &stop, Duration::from_mins(1)), client);
         ended.unwrap();
         assert!(answer.ends_with("answered"), "{answer}");
     }

@@ -24,6 +24,7 @@ use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::credentials::{PgAuthorityStore, PgCredentialStore};
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_storage::registry::people::PgPersonRegistry;
+use stagesub_storage::registry::shared::check_shared;
 use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
 use stagesub_storage::registry::tenants::PgTenantRegistry;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
@@ -47,6 +48,7 @@ pub struct Platform {
     authority: Arc<CachedAuthority>,
     router: Arc<Router<LeanPoolFactory>>,
     factory: Arc<LeanPoolFactory>,
+    logins: Arc<PgDatabaseLogins>,
     resolver: Resolver,
     units: Units,
     tenants: Arc<dyn TenantRegistry>,
@@ -69,8 +71,9 @@ impl Platform {
         let feed = Arc::new(PgTenantDirectory::new(registry.clone()));
         let directory =
             CachedDirectory::new(Arc::clone(&feed) as Arc<dyn TenantDirectory>, CacheSettings::default());
-        let logins = PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys));
-        let factory = Arc::new(LeanPoolFactory::new(Arc::new(logins), factory_settings(databases.pools)));
+        let logins = Arc::new(PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys)));
+        let factory =
+            Arc::new(LeanPoolFactory::new(Arc::clone(&logins) as _, factory_settings(databases.pools)));
         let cached: Arc<dyn TenantDirectory> = Arc::new(directory.clone());
         let router =
             Arc::new(Router::new(Arc::clone(&cached), Arc::clone(&factory), pool_settings(databases.pools)));
@@ -89,8 +92,17 @@ impl Platform {
             directory,
             router,
             factory,
+            logins,
             passwords,
         })
+    }
+
+    /// Checks that the shared databases are what the registry says they are.
+    ///
+    /// # Errors
+    /// [`WiringError::Registry`], a sentence for whoever starts the server.
+    pub async fn check(&self) -> Result<(), WiringError> {
+        Ok(check_shared(&self.registry, self.logins.as_ref()).await?)
     }
 
     /// Tenants in the registry.

@@ -180,6 +180,9 @@ pub struct UserCreateArgs {
     /// Where the password comes from.
     #[command(flatten)]
     pub password: PasswordArgs,
+    /// Give no password: the person has an account already and keeps theirs, or is given one later.
+    #[arg(long, conflicts_with_all = ["password_stdin", "generate", "superadmin"])]
+    pub no_password: bool,
     /// The answer as JSON.
     #[arg(long)]
     pub json: bool,

@@ -4,6 +4,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use stagesub_domain::actor::Actor;
 use stagesub_domain::audit::{AuditAction, AuditEntry};
+use stagesub_domain::error::UseCaseError;
 use stagesub_domain::service::tenants::PersonDraft;
 use stagesub_tenancy::clock::Clock;
 use uuid::Uuid;
@@ -18,35 +19,46 @@ use crate::wiring::Platform;
 
 /// Runs the command. The password is read before anything is connected to.
 pub async fn run(command: UserCommand, raw: &RawConfig) -> Result<(), Failure> {
-    let arguments = match &command {
-        UserCommand::Create(arguments) => &arguments.password,
-        UserCommand::SetPassword(arguments) => &arguments.password,
-    };
-    let password = secret::obtain(arguments.password_stdin, arguments.generate)?;
-    connected(raw, async |platform| match command {
-        UserCommand::Create(arguments) => create(platform, arguments, &password).await,
-        UserCommand::SetPassword(arguments) => set_password(platform, arguments, &password).await,
-    })
-    .await
+    match command {
+        UserCommand::Create(arguments) => {
+            let from = &arguments.password;
+            let password = (!arguments.no_password)
+                .then(|| secret::obtain(from.password_stdin, from.generate))
+                .transpose()?;
+            connected(raw, async |platform| create(platform, arguments, password.as_ref()).await).await
+        }
+        UserCommand::SetPassword(arguments) => {
+            let password = secret::obtain(arguments.password.password_stdin, arguments.password.generate)?;
+            connected(raw, async |platform| set_password(platform, arguments, &password).await).await
+        }
+    }
 }
 
-async fn create(platform: &Platform, arguments: UserCreateArgs, password: &Password) -> Result<(), Failure> {
+async fn create(
+    platform: &Platform,
+    arguments: UserCreateArgs,
+    password: Option<&Password>,
+) -> Result<(), Failure> {
     let now = SystemClock.now();
-    let hash = secret::hash(platform.passwords(), password, &arguments.email).await?;
+    let hash = match password {
+        Some(password) => Some(secret::hash(platform.passwords(), password, &arguments.email).await?),
+        None => None,
+    };
     let id = Uuid::now_v7();
     let member = PersonDraft {
         id,
         email: arguments.email,
         first_name: arguments.first_name,
         last_name: arguments.last_name,
-        password_hash: Some(hash),
+        password_hash: hash,
     }
     .into_member()
-    .map_err(stagesub_domain::error::UseCaseError::from)?;
+    .map_err(UseCaseError::from)?;
     // A person keeps the password they have; a new one that is given and not used would mislead.
-    if platform.people().find_by_email(&member.email).await?.is_some() {
+    if password.is_some() && platform.people().find_by_email(&member.email).await?.is_some() {
         return Err(Failure::new(
-            "a person with this address exists already; `stagesub user set-password` gives them a new password",
+            "a person with this address exists already; make them a member with --no-password, or give them a new \
+             password with `stagesub user set-password`",
         ));
     }
     let (person, role) = if let (Some(name), Some(role)) = (&arguments.tenant, arguments.role) {
@@ -63,13 +75,13 @@ async fn create(platform: &Platform, arguments: UserCreateArgs, password: &Passw
     } else {
         (platform.people().add_superadmin(&member, &bootstrap::created(id, now)).await?, "superadmin")
     };
-    let told = password.to_tell().map(ExposeSecret::expose_secret);
+    let told = password.and_then(Password::to_tell).map(ExposeSecret::expose_secret);
     if arguments.json {
         return output::json(&json!({
             "id": person.id, "email": person.email, "role": role, "password": told,
         }));
     }
-    output::line(&format!("{} can sign in ({role})", person.email))?;
+    output::line(&format!("{} is there now ({role})", person.email))?;
     tell(told)
 }
 

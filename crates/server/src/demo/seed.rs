@@ -180,11 +180,13 @@ mod tests {
         (instruments, positions)
     }
 
+    type Noted<T> = Arc<Mutex<T>>;
+
     /// A unit on an orchestra with a template and nothing else; what is inserted is noted down.
     fn unit(
         instruments: Vec<Instrument>,
         positions: Vec<Position>,
-    ) -> (MockUnitOfWork, Arc<Mutex<Vec<Musician>>>, Arc<Mutex<u32>>) {
+    ) -> (MockUnitOfWork, Noted<Vec<Musician>>, Noted<u32>) {
         let entered = Arc::new(Mutex::new(Vec::new()));
         let projects = Arc::new(Mutex::new(0));
         let mut uow = MockUnitOfWork::new();

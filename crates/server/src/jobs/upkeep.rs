@@ -6,7 +6,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// How often pools that nobody asks for are looked through.
-pub const EVICTION: Duration = Duration::from_secs(60);
+pub const EVICTION: Duration = Duration::from_mins(1);
 
 /// Does a chore once a period until told to stop.
 pub async fn every(period: Duration, mut chore: impl FnMut() + Send, stop: CancellationToken) {
