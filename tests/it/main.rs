@@ -1,3 +1,4 @@
 //! Integration tests on a real Postgres.
 
 mod embedded;
+mod registry;
