@@ -13,7 +13,7 @@ use crate::error::CommitError;
 use crate::factory::TenantDb;
 use crate::repo::{
     PgAuditLog, PgInstruments, PgMusicians, PgPositions, PgProjects, PgQuotas, PgRankingLists, PgSequences,
-    PgSettings, PgStarter,
+    PgSettings, PgStarter, store_error,
 };
 use crate::tx::TenantTx;
 
@@ -86,9 +86,32 @@ impl UnitOfWork for PgUnit {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        self.tx.commit().await.map_err(|error| match error {
-            error @ CommitError::Unknown(_) => StoreError::Unavailable(Box::new(error)),
-            error => StoreError::Failed(Box::new(error)),
-        })
+        self.tx.commit().await.map_err(commit_error)
+    }
+}
+
+/// What the use cases are told of a commit that failed. A refusal says as much as that of any statement: a
+/// deferred constraint, a lock, a time that was up.
+fn commit_error(error: CommitError) -> StoreError {
+    match error {
+        CommitError::Refused(source) => match source.downcast::<sqlx::Error>() {
+            Ok(source) => store_error(*source),
+            Err(source) => StoreError::Failed(source),
+        },
+        unknown => StoreError::Unavailable(Box::new(unknown)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_commit_says_what_its_cause_says() {
+        let lost = || sqlx::Error::Io(std::io::ErrorKind::BrokenPipe.into());
+        let refused = |source: sqlx::Error| commit_error(CommitError::Refused(Box::new(source)));
+        assert!(matches!(refused(lost()), StoreError::Unavailable(_)));
+        assert!(matches!(refused(sqlx::Error::RowNotFound), StoreError::Failed(_)));
+        assert!(matches!(commit_error(CommitError::Unknown(Box::new(lost()))), StoreError::Unavailable(_)));
     }
 }
