@@ -344,6 +344,7 @@ impl From<LoginError> for Problem {
         match error {
             LoginError::Refused => Self::unauthenticated("The address or the password is wrong."),
             LoginError::Store(error) => error.into(),
+            error @ LoginError::Failed(_) => Self::internal(error),
             error => Self::unavailable(error),
         }
     }

@@ -10,13 +10,13 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
-use stagesub_tenancy::Addressed;
 use stagesub_tenancy::http::{PeerAddr, TenantLayer};
+use stagesub_tenancy::{Addressed, Host};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -49,7 +49,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(positions::list, positions::create))
         .routes(routes!(positions::show, positions::update, positions::delete))
         .routes(routes!(musicians::list, musicians::create))
-        .routes(routes!(import::import))
+        .routes(routes!(import::import).layer(DefaultBodyLimit::max(import::MAX_REQUEST_BYTES)))
         .routes(routes!(musicians::show, musicians::update, musicians::archive))
         .routes(routes!(musicians::restore))
         .routes(routes!(projects::list, projects::create))
@@ -92,7 +92,7 @@ pub fn build_router(state: AppState) -> Router {
         .layer(middleware::from_fn(timeout))
         .layer(middleware::from_fn(peer))
         .layer(CatchPanicLayer::custom(|_| Problem::internal("a handler panicked").into_response()))
-        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(middleware::from_fn(drop_foreign_request_id))
@@ -139,6 +139,8 @@ async fn redirect_www(State(state): State<AppState>, request: Request, next: Nex
         .headers()
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
+        // Behind a proxy the port here is the inner one, which is nobody's to know.
+        .filter(|host| state.resolver.hosts().classify(host) == Host::Www)
         .and_then(|host| host.rsplit_once(':'))
         .map(|(_, port)| port)
         .filter(|port| port.bytes().all(|b| b.is_ascii_digit()));

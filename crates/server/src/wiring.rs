@@ -37,7 +37,7 @@ use crate::clock::SystemClock;
 use crate::config::{DatabaseSettings, PoolSizes, ServingSettings};
 use crate::jobs::{Jobs, changes, upkeep};
 use crate::problem::error_chain;
-use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness};
+use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness, Remembered};
 use crate::state::{AppState, Invalidate, Parts};
 
 /// Everything that works on the platform's databases, connected.
@@ -190,11 +190,11 @@ impl Platform {
             people: Arc::clone(&self.people),
             databases: Arc::clone(&self.databases),
             invalidate: Arc::clone(&self.invalidate),
-            readiness: Arc::new(DatabasesAnswer {
+            readiness: Arc::new(Remembered::new(DatabasesAnswer {
                 registry: self.registry.clone(),
                 databases: Arc::clone(&self.databases),
                 factory: Arc::clone(&self.factory),
-            }),
+            })),
             clock: Arc::new(SystemClock),
             trusted_proxies: serving.trusted_proxies.clone(),
             app_domain: app_domain.to_owned(),

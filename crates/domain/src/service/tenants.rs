@@ -272,6 +272,8 @@ fn check_branding(tier: Tier, branding: &Value, errors: &mut Vec<FieldError>) {
             errors.push(broken(&field, Rule::Subscription, message));
         } else if !value.as_str().is_some_and(|text| (1..=MAX_BRANDING).contains(&text.chars().count())) {
             errors.push(broken(&field, Rule::Length, format!("a text of 1 to {MAX_BRANDING} characters")));
+        } else if value.as_str().is_some_and(|text| text.chars().any(char::is_control)) {
+            errors.push(broken(&field, Rule::Characters, "no control characters"));
         }
     }
 }

@@ -25,6 +25,9 @@ use crate::state::AppState;
 /// Largest file, in bytes.
 pub const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 
+/// Largest request that carries one, in bytes: the file and what a form puts around it.
+pub const MAX_REQUEST_BYTES: usize = 33 * 1024 * 1024;
+
 /// How a file with bad rows is treated.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -67,6 +67,9 @@ pub fn search(text: Option<String>) -> Result<Option<String>, Problem> {
         Some(text) if text.chars().count() > 100 => {
             Err(Problem::invalid_field("q", "length", "must be at most 100 characters"))
         }
+        Some(text) if text.chars().any(char::is_control) => {
+            Err(Problem::invalid_field("q", "characters", "must hold no control characters"))
+        }
         Some(text) if text.trim().is_empty() => Ok(None),
         Some(text) => Ok(Some(text.trim().to_owned())),
         None => Ok(None),

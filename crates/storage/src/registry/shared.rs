@@ -86,16 +86,16 @@ fn check_marker(found: Option<Marker>, database: DatabaseId, target: &str) -> Re
 mod tests {
     use super::*;
 
-    fn marker(kind: DatabaseKind, database: u128) -> Option<Marker> {
-        Some(Marker { kind, database: DatabaseId::from_uuid(Uuid::from_u128(database)), demo: false })
+    fn marker(kind: DatabaseKind, database: u128) -> Marker {
+        Marker { kind, database: DatabaseId::from_uuid(Uuid::from_u128(database)), demo: false }
     }
 
     #[test]
     fn only_the_shared_database_that_the_registry_means_is_served() {
         let wanted = DatabaseId::from_uuid(Uuid::from_u128(1));
-        assert!(check_marker(marker(DatabaseKind::Shared, 1), wanted, "t").is_ok());
+        assert!(check_marker(Some(marker(DatabaseKind::Shared, 1)), wanted, "t").is_ok());
         for other in [marker(DatabaseKind::Shared, 2), marker(DatabaseKind::Registry, 1)] {
-            let refused = check_marker(other, wanted, "t");
+            let refused = check_marker(Some(other), wanted, "t");
             assert!(matches!(refused, Err(MigrateError::WrongDatabase { .. })), "{refused:?}");
         }
         assert!(matches!(check_marker(None, wanted, "t"), Err(MigrateError::NotMigrated { .. })));
