@@ -1,4 +1,64 @@
 //! Tenant-bound transactions, row-level security and databases on Postgres.
+//!
+//! Two halves. The first knows no orchestra and is what another service embeds; without the feature
+//! `orchestra` it depends on `stagesub-tenancy` alone.
+//!
+//! - [`tx`] the transaction that is bound to one tenant, the only way to tenant data; [`pool`] the connections
+//!   under it; [`factory`] opens pools for the router and begins transactions; [`fence`] lets a tenant in
+//! - [`catalogue`] which tenant tables there are, in which order they are copied, and what is wrong with them
+//! - [`error`] what a database error means to a caller
+//! - [`embedded`] runs the installed Postgres as a cluster of our own
+//! - [`migrate`] roles, logins and schemas of a database; [`marker`] what a database says of itself;
+//!   [`databases`] makes one for a single tenant
+//! - [`target`] connection strings taken apart; [`seal`] kept secret; [`logins`] who knows them
+//! - [`directory`] where each tenant is; [`registry`] the platform's own records
+//!
+//! The second half, the feature `orchestra`, is `repo`, the repositories of an orchestra's entities on one
+//! tenant transaction, `unit`, the unit of work that holds them, and the registry's adapters for the domain's
+//! ports.
+//!
+//! # Embedding
+//!
+//! A service keeps its tables in databases that `migrations/tenant` has prepared, each behind forced policies
+//! like those of `tenant.*`, and reaches them so:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
+//! use stagesub_storage::logins::DatabaseLogins;
+//! use stagesub_tenancy::{Access, PoolSettings, Router, TenantDirectory, TenantScope};
+//!
+//! async fn invoices(
+//!     logins: Arc<dyn DatabaseLogins>,
+//!     directory: Arc<dyn TenantDirectory>,
+//!     scope: &TenantScope,
+//! ) -> Result<i64, Box<dyn std::error::Error>> {
+//!     let factory = LeanPoolFactory::new(logins, FactorySettings::default());
+//!     let router = Router::new(directory, Arc::new(factory), PoolSettings::default());
+//!     let db = TenantDb::new(Arc::new(router));
+//!
+//!     let mut tx = db.begin(scope, Access::Read).await?;
+//!     let count = sqlx::query_scalar("SELECT count(*) FROM billing.invoice WHERE tenant_id = $1")
+//!         .bind(tx.tenant().as_uuid())
+//!         .fetch_one(&mut tx)
+//!         .await?;
+//!     tx.commit().await?;
+//!     Ok(count)
+//! }
+//! ```
+//!
+//! # Invariants
+//!
+//! - A tenant transaction begins from a [`TenantScope`](stagesub_tenancy::TenantScope), in
+//!   [`tx::TenantTx::begin`] and nowhere else, with one message that is built of a UUID and integers.
+//! - No pool and no connection to tenant data leaves this crate: a query needs a transaction to run on.
+//! - A connection is dirty from before the first message of a transaction until that transaction ended
+//!   cleanly. A dirty one is cleaned up or closed, never lent; what cleans it up keeps its place in the pool.
+//! - A pool is opened only on a database whose marker says that it is the one meant.
+//! - Driver errors stop at the repositories; what an embedder runs on a transaction itself answers with them.
+//! - Deliberately absent: HTTP, `SET ROLE` in `serve`, a tenant bound to a session instead of a transaction, a
+//!   default database.
 
 pub mod catalogue;
 pub mod databases;
