@@ -32,10 +32,13 @@ pub struct NotReady {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// An answer that several may be given.
+type Answer = Result<(), Arc<NotReady>>;
+
 /// Asks at most once a [`PROBE_HOLDS`], whoever asks and however often: one asks, the others wait for that answer.
 pub struct Remembered<R> {
     inner: R,
-    last: Mutex<Option<(Instant, Result<(), Arc<NotReady>>)>>,
+    last: Mutex<Option<(Instant, Answer)>>,
 }
 
 impl<R: Readiness> Remembered<R> {

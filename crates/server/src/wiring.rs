@@ -123,18 +123,6 @@ impl Platform {
         &self.passwords
     }
 
-    /// Ids to scopes.
-    #[must_use]
-    pub fn resolver(&self) -> &Resolver {
-        &self.resolver
-    }
-
-    /// Begins transactions on tenants' data.
-    #[must_use]
-    pub fn units(&self) -> &Units {
-        &self.units
-    }
-
     /// What use cases on tenants work with.
     #[must_use]
     pub fn tenancy(&self) -> tenants::Platform<'_> {

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 
+use stagesub_tenancy::clock::Clock;
+
 use super::args::DemoArgs;
 use super::{Failure, output};
+use crate::clock::SystemClock;
 use crate::config::{RawConfig, ServingSettings};
+use crate::demo::cast;
 use crate::demo::ground::{self, Ground};
-use crate::demo::report::Report;
+use crate::demo::report::{Report, Served};
 use crate::demo::secrets::Secrets;
-use crate::demo::{cast, stage};
+use crate::demo::stage::{self, StageError};
 use crate::node::Node;
 use crate::serving::{self, Stop};
 
@@ -47,7 +51,7 @@ async fn play(
         () = stop.asked.cancelled() => return Ok(()),
     };
     let staged = tokio::select! {
-        staged = stage::put_on(node.platform(), &secrets) => staged,
+        staged = put_on(&node, &secrets) => staged,
         () = stop.asked.cancelled() => {
             node.close().await;
             return Ok(());
@@ -78,6 +82,11 @@ async fn prepare(
 ) -> Result<Node, Failure> {
     let databases = ground.migrate(raw, secrets).await.map_err(|error| Failure::of(&error))?;
     Ok(Node::prepare(databases, settings).await?)
+}
+
+async fn put_on(node: &Node, secrets: &Secrets) -> Result<Vec<Served>, StageError> {
+    let platform = node.platform();
+    stage::put_on(&platform.tenancy(), platform.passwords(), secrets, SystemClock.now()).await
 }
 
 fn load_secrets(data_dir: &Path, subdomains: &[&str]) -> Result<Secrets, Failure> {
