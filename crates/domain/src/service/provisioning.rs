@@ -222,7 +222,7 @@ fn check(id: TenantId, draft: TenantDraft, now: DateTime<Utc>) -> Result<NewTena
     let code = parse_code(&draft, &mut errors);
     if draft.dedicated && draft.tier != Tier::Institution {
         let message = "a database of its own comes with the institution tier";
-        errors.push(broken("dedicated", Rule::Subscription, message));
+        errors.push(broken("placement", Rule::Subscription, message));
     }
     match (subdomain, code) {
         (Some(subdomain), Some(code)) if errors.is_empty() => Ok(NewTenant {
@@ -434,8 +434,8 @@ mod tests {
             [
                 ("admin.email", "email"),
                 ("code", "format"),
-                ("dedicated", "subscription"),
                 ("name", "length"),
+                ("placement", "subscription"),
                 ("subdomain", "reserved"),
             ]
         );

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use stagesub_domain::error::ValidationErrors;
 use stagesub_domain::ports::registry::{TenantAccount, TenantFilter};
 use stagesub_domain::service::provisioning::create_tenant;
 use stagesub_domain::service::tenants::{
@@ -261,7 +262,7 @@ pub async fn create(
     let password_hash = match admin.password {
         None => None,
         Some(password) => {
-            stagesub_auth::check_password(&password, &admin.email).map_err(Problem::invalid)?;
+            stagesub_auth::check_password(&password, &admin.email).map_err(within_admin)?;
             let hash = state.passwords.hash(&password).await.map_err(Problem::unavailable)?;
             Some(hash.expose_secret().to_owned())
         }
@@ -283,6 +284,14 @@ pub async fn create(
     let (id, now) = (TenantId::from_uuid(Uuid::now_v7()), state.now());
     let account = create_tenant(&platform(&state), &caller.actor, id, draft, now).await?;
     Ok(list::created(&format!("/api/v1/platform/tenants/{id}"), PlatformTenantBody::new(account, now)))
+}
+
+/// Names the fields as the request does.
+fn within_admin(mut errors: ValidationErrors) -> Problem {
+    for error in &mut errors.0 {
+        error.field = format!("admin.{}", error.field);
+    }
+    Problem::invalid(errors)
 }
 
 /// Shows an orchestra.
