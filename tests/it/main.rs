@@ -1,4 +1,13 @@
-//! Integration tests on a real Postgres.
+//! Integration tests on a real PostgreSQL, as the platform's own logins. One binary: linking is what costs.
 
 mod embedded;
+mod fences;
+mod http_instruments;
+mod http_musicians;
+mod http_platform;
+mod http_projects;
+mod ids;
+mod import;
+mod pools;
 mod registry;
+mod routing;

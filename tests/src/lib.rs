@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The harness of the integration tests: a throw-away PostgreSQL, fresh databases for each test, the whole
+//! platform wired as `serve` wires it, and a client that talks to its router without a socket.
+//!
+//! - `cluster.rs` the PostgreSQL of this test process, and the templates that databases are copied from
+//! - `platform.rs` one platform with databases of its own: what a test starts with
+//! - `orchestra.rs` an orchestra on it, shared or dedicated, with its people signed in
+//! - `client.rs` requests and answers
+//! - `database.rs` looking into a database as its owner, to see what the platform cannot be asked
+//!
+//! # Invariants
+//! - Tenant data is reached as the application's login; the administrator's login prepares and inspects only.
+//! - Without a PostgreSQL a test fails. Nothing is skipped.
+
+#![expect(clippy::missing_panics_doc, reason = "a harness panics: that is how a test fails")]
+
+pub mod client;
+pub mod cluster;
+pub mod database;
+pub mod orchestra;
+pub mod platform;
+
+pub use client::{Answer, Client};
+pub use orchestra::{Kept, Orchestra};
+pub use platform::TestPlatform;
