@@ -175,7 +175,7 @@ async fn create_if_missing(server: &mut PgConnection, wanted: &ConnectionTarget)
     let template = if found.template { TEMPLATE_DATABASE } else { "template0" };
     let name = roles::quote(wanted.database());
     let statement =
-        format!("CREATE DATABASE {name} OWNER {} TEMPLATE {template} STRATEGY file_copy", roles::OWNER);
+        format!("CREATE DATABASE {name} OWNER {} TEMPLATE {template} STRATEGY wal_log", roles::OWNER);
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(server).await.map_err(during("creating the database"))?;
     Ok(())
 }

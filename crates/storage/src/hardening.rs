@@ -103,7 +103,7 @@ pub(crate) async fn make_template(maintenance: &mut PgConnection) -> Result<(), 
     }
     if found.is_none() {
         sqlx::raw_sql(
-            "CREATE DATABASE stagesub_template TEMPLATE template0 ENCODING 'UTF8' STRATEGY file_copy",
+            "CREATE DATABASE stagesub_template TEMPLATE template0 ENCODING 'UTF8' STRATEGY wal_log",
         )
         .execute(&mut *maintenance)
         .await
