@@ -37,6 +37,8 @@ pub mod shared;
 pub mod tenant_databases;
 #[cfg(feature = "orchestra")]
 pub mod tenants;
+#[cfg(feature = "orchestra")]
+mod version;
 
 /// Connections of each pool. What is asked of the registry is cached, or rare.
 const MAX_CONNECTIONS: u32 = 4;

@@ -9,7 +9,7 @@ use stagesub_domain::ports::registry::{NewMember, Person, PersonRegistry};
 use stagesub_domain::role::Role;
 use stagesub_tenancy::TenantId;
 
-use super::tenants::next_version;
+use super::version::next_version;
 use super::{RegistryPools, audit};
 use crate::repo::store_error;
 

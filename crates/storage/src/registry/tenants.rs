@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::{PgExecutor, Postgres, Transaction};
 use stagesub_domain::audit::AuditEntry;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::page::Paged;
@@ -15,6 +15,7 @@ use stagesub_tenancy::{DatabaseId, Subdomain, TenantCode, TenantId, TenantStatus
 use uuid::Uuid;
 
 use super::people::add_member;
+use super::version::next_version;
 use super::{RegistryPools, audit};
 use crate::directory::placement;
 use crate::repo::store_error;
@@ -35,17 +36,6 @@ impl PgTenantRegistry {
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         self.registry.begin_control().await.map_err(store_error)
     }
-}
-
-/// Takes the registry's next version. Its row is the first lock of every change, so that changes are in
-/// commit order and cannot lock each other out.
-pub(super) async fn next_version(conn: &mut PgConnection) -> Result<i64, StoreError> {
-    sqlx::query_scalar!(
-        "UPDATE registry.version SET version = version + 1, updated_at = now() RETURNING version"
-    )
-    .fetch_one(conn)
-    .await
-    .map_err(store_error)
 }
 
 struct AccountRow {
@@ -121,9 +111,9 @@ macro_rules! accounts {
     };
 }
 
-async fn find(conn: &mut PgConnection, id: TenantId) -> Result<Option<TenantAccount>, StoreError> {
+async fn find(on: impl PgExecutor<'_>, id: TenantId) -> Result<Option<TenantAccount>, StoreError> {
     accounts!("WHERE t.id = $1", id.as_uuid())
-        .fetch_optional(conn)
+        .fetch_optional(on)
         .await
         .map_err(store_error)?
         .map(TryInto::try_into)
@@ -170,7 +160,7 @@ impl TenantRegistry for PgTenantRegistry {
             add_member(&mut tx, version, tenant.id, admin, Role::Admin, tenant.now).await?;
         }
         audit::record(&mut tx, Some(tenant.id), entry).await?;
-        let account = find(&mut tx, tenant.id)
+        let account = find(&mut *tx, tenant.id)
             .await?
             .ok_or_else(|| StoreError::Corrupt { table: "registry.tenants", id: id.to_string() })?;
         tx.commit().await.map_err(store_error)?;
@@ -178,12 +168,7 @@ impl TenantRegistry for PgTenantRegistry {
     }
 
     async fn find(&self, id: TenantId) -> Result<Option<TenantAccount>, StoreError> {
-        accounts!("WHERE t.id = $1", id.as_uuid())
-            .fetch_optional(self.registry.control())
-            .await
-            .map_err(store_error)?
-            .map(TryInto::try_into)
-            .transpose()
+        find(self.registry.control(), id).await
     }
 
     async fn find_by_subdomain(&self, subdomain: &Subdomain) -> Result<Option<TenantAccount>, StoreError> {
@@ -289,7 +274,7 @@ impl TenantRegistry for PgTenantRegistry {
             return Ok(None);
         }
         audit::record(&mut tx, Some(id), entry).await?;
-        let account = find(&mut tx, id).await?;
+        let account = find(&mut *tx, id).await?;
         tx.commit().await.map_err(store_error)?;
         Ok(account)
     }
