@@ -4,6 +4,7 @@
 //! [throw-away](Durability::Throwaway) one. Neither touches a Postgres that is already installed and running:
 //! the cluster listens on a Unix socket in a directory of its own and on nothing else.
 //!
+//! - `options.rs` which cluster; `cluster.rs` the cluster as its users see it
 //! - `binaries.rs` finds `initdb` and `postgres`; `account.rs` decides which user runs them
 //! - `layout.rs` the files in the data directory; `pid_file.rs` what `postmaster.pid` says
 //! - `launch.rs` makes the cluster, starts it or adopts the one that still runs; `supervise.rs` restarts it
@@ -19,6 +20,7 @@ mod binaries;
 mod cluster;
 mod launch;
 mod layout;
+mod options;
 mod pid_file;
 mod supervise;
 
@@ -26,7 +28,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use binaries::PostgresBinaries;
-pub use cluster::{Cluster, ClusterOptions, Durability, default_data_dir};
+pub use cluster::Cluster;
+pub use options::{ClusterOptions, Durability, default_data_dir};
 
 use crate::target::TargetError;
 

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::account::Account;
 use super::binaries::PostgresBinaries;
-use super::cluster::Durability;
 use super::layout::{Layout, PORT};
+use super::options::Durability;
 use super::pid_file::{PidFile, is_alive};
 use super::{ClusterOptions, LaunchError};
 use crate::target::ConnectionTarget;
@@ -261,7 +261,11 @@ impl Launcher {
             command.arg("-c").arg(setting);
         }
         let child = command.spawn().map_err(LaunchError::program(&program))?;
-        let pid = child.id().and_then(|pid| pid.try_into().ok()).unwrap_or_default();
+        // Zero in its place would be our own process group, which is signalled by it.
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .ok_or_else(|| LaunchError::program(&program)(std::io::Error::other("it has no process id")))?;
         let mut starting = Starting { child: Some(child), pid };
         let began = Instant::now();
         while let Some(child) = starting.child.as_mut() {

@@ -8,8 +8,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::LaunchError;
-use super::cluster::Durability;
 use super::launch::{Launcher, Process, signal};
+use super::options::Durability;
 use super::pid_file::{PidFile, is_alive};
 
 /// A fast shutdown writes a checkpoint first.
