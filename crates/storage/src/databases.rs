@@ -57,8 +57,8 @@ impl DedicatedDatabases {
         }
         let gate = Gate::enter(&begun.maintenance, gate_key(tenant)).await?;
         let made = self.finish(tenant, &begun).await;
-        gate.leave().await?;
-        made.map(|()| begun.id)
+        let left = gate.leave().await;
+        made.and(left).map(|()| begun.id)
     }
 
     /// Records the database and its sealed connection strings, if that was not done before.

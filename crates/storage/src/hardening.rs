@@ -13,7 +13,7 @@ use crate::migrate::report::Partial;
 /// Name of the template that dedicated databases are made of.
 pub(crate) const TEMPLATE_DATABASE: &str = "stagesub_template";
 
-/// Takes what DESIGN's list names and gives back what the platform's own roles need. One statement, so
+/// Takes what docs/roles.md lists and gives back what the platform's own roles need. One statement, so
 /// that it can also be shown to an administrator as it is.
 const HARDEN: &str = r"DO $harden$
 DECLARE

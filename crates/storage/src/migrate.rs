@@ -161,23 +161,18 @@ impl Run<'_> {
             return Ok(());
         }
         let (database, user) = (roles::quote(&self.registry.facts.database), roles::quote(user));
-        let sql = format!(
-            "GRANT CONNECT ON DATABASE {database} TO {user};
-            GRANT USAGE ON SCHEMA registry TO {user};
+        let on_database = format!("GRANT CONNECT ON DATABASE {database} TO {user}");
+        let on_tables = format!(
+            "GRANT USAGE ON SCHEMA registry TO {user};
             GRANT SELECT ON registry.marker, registry.migrations, registry.databases, registry.database_logins TO {user}"
         );
         // The grant on the database is its owner's to give, those on the tables the owner role's.
-        let (on_database, on_tables) = sql.split_once(';').expect("the text above has two parts");
         self.registry.become_self().await?;
-        sqlx::raw_sql(AssertSqlSafe(on_database.to_owned()))
-            .execute(&mut self.registry.conn)
-            .await
-            .map_err(during(doing))?;
+        let conn = &mut self.registry.conn;
+        sqlx::raw_sql(AssertSqlSafe(on_database)).execute(conn).await.map_err(during(doing))?;
         self.registry.become_owner().await?;
-        sqlx::raw_sql(AssertSqlSafe(on_tables.to_owned()))
-            .execute(&mut self.registry.conn)
-            .await
-            .map_err(during(doing))?;
+        let conn = &mut self.registry.conn;
+        sqlx::raw_sql(AssertSqlSafe(on_tables)).execute(conn).await.map_err(during(doing))?;
         Ok(())
     }
 

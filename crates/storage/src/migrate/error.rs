@@ -1,6 +1,6 @@
 //! Why a database could not be set up, each with what to do about it.
 
-use stagesub_tenancy::DatabaseId;
+use stagesub_tenancy::{DatabaseId, DirectoryError};
 
 use crate::logins::LoginRole;
 use crate::marker::{Marker, MarkerError};
@@ -187,6 +187,20 @@ pub enum MigrateError {
         database: DatabaseId,
         /// The login.
         role: LoginRole,
+    },
+    /// Whether the registry has a connection string is not known: it cannot be read, or does not open.
+    #[error(
+        "the connection string of {} on database {database} cannot be read; check that the registry answers and that STAGESUB_KEYS has the key it was sealed with",
+        role.as_str()
+    )]
+    UnreadLogin {
+        /// The database.
+        database: DatabaseId,
+        /// The login.
+        role: LoginRole,
+        /// What failed.
+        #[source]
+        source: DirectoryError,
     },
     /// The shared database was named before and is not now.
     #[error(

@@ -33,9 +33,10 @@ pub async fn check_shared(registry: &RegistryPools, logins: &dyn DatabaseLogins)
     }
     for id in known {
         let (database, role) = (DatabaseId::from_uuid(id), LoginRole::App);
-        let login = logins.find_login(database, role).await.map_err(|error| {
-            tracing::debug!(%error, %database, "no connection string");
-            MigrateError::NoLogin { database, role }
+        let login = logins.find_login(database, role).await.map_err(|source| MigrateError::UnreadLogin {
+            database,
+            role,
+            source,
         })?;
         match check(&login.ok_or(MigrateError::NoLogin { database, role })?, database).await {
             Err(MigrateError::Unreachable { target, source }) => {
