@@ -3,6 +3,7 @@
 //! Every variable is described in `docs/deployment.md`. A secret that is missing is named and nothing
 //! starts; none has a default.
 
+use std::env::VarError;
 use std::fmt;
 use std::net::{AddrParseError, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -90,8 +91,13 @@ const VARIABLES: &[&str] = &[
 ];
 
 impl RawConfig {
-    /// Reads the file that `STAGESUB_CONFIG` names, if any, and the environment over it.
+    /// Reads the file that `STAGESUB_CONFIG` names, if any, and the environment over it. A variable that is no
+    /// text is an error: taken for not set, it would put something else in its place.
     pub fn load() -> Result<Self, ConfigError> {
+        let is_no_text = |name: &&&str| matches!(std::env::var(name), Err(VarError::NotUnicode(_)));
+        if let Some(variable) = VARIABLES.iter().find(is_no_text) {
+            return Err(ConfigError::malformed(variable, "it is not UTF-8"));
+        }
         let file = std::env::var_os("STAGESUB_CONFIG").map(PathBuf::from);
         Self::load_from(file.as_deref(), &|name| std::env::var(name).ok())
     }
