@@ -291,10 +291,13 @@ async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>) {
             result = &mut tidy => result.is_ok(),
             () = tokio::time::sleep(CANCEL_AFTER) => {
                 // The statement still runs on the server: closing the socket would not stop it.
-                if let Err(error) = canceller.cancel(pid).await {
+                let cancelled = canceller.cancel(pid).await;
+                if let Err(error) = &cancelled {
                     tracing::debug!(%error, "a statement that was left behind could not be cancelled");
                 }
-                matches!(tokio::time::timeout(GIVE_UP_AFTER, tidy).await, Ok(Ok(())))
+                // An order to cancel that was not answered may yet arrive, and would then hit whoever has the
+                // connection next: so that connection is closed, whatever came of tidying it.
+                matches!(tokio::time::timeout(GIVE_UP_AFTER, tidy).await, Ok(Ok(()))) && cancelled.is_ok()
             }
         }
     };
