@@ -57,8 +57,8 @@
 //!   cleanly. A dirty one is cleaned up or closed, never lent; what cleans it up keeps its place in the pool.
 //! - A pool is opened only on a database whose marker says that it is the one meant.
 //! - Driver errors stop at the repositories; what an embedder runs on a transaction itself answers with them.
-//! - Deliberately absent: HTTP, `SET ROLE` in `serve`, a tenant bound to a session instead of a transaction, a
-//!   default database.
+//! - Deliberately absent: HTTP, `SET ROLE` where tenant data is served, a tenant bound to a session instead of a
+//!   transaction, a default database.
 
 pub mod catalogue;
 pub mod databases;

@@ -16,7 +16,8 @@ pub trait ChangeSink: Send + Sync {
     fn apply_unknown(&self);
 }
 
-/// Asks a [`ChangeFeed`] what changed and tells every sink. One per node; ask each second.
+/// Asks a [`ChangeFeed`] what changed and tells every sink. One per node; asked twice a second, a
+/// change holds on each node within one.
 ///
 /// A feed that cannot be reached leaves sinks as they are: nobody can change the registry then either, and
 /// their own ages bound what a node that is cut off believes.
