@@ -1,0 +1,288 @@
+//! The tenant's transaction on a real PostgreSQL: what it binds, what it refuses, and what is left of it when
+//! its owner goes away in the middle.
+
+pub(crate) mod lab;
+mod storm;
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Row};
+use stagesub_storage::error::CommitError;
+use stagesub_storage::factory::TenantDb;
+use stagesub_storage::fence::{AdmitError, admit_tenant};
+use stagesub_storage::pool::TenantPoolSettings;
+use stagesub_storage::tx::TenantTx;
+use stagesub_tenancy::{
+    Access, BeginError, DatabaseId, OpenError, Placement, PlacementEpoch, RouteError, TenantId, TenantScope,
+};
+use stagesub_tests::database::{connect, run};
+use uuid::Uuid;
+
+use lab::{Lab, polled, scalar, sqlstate, until};
+
+const INSERT: &str = "INSERT INTO tenant.instrument (tenant_id, no, name, created_at, updated_at)
+                      VALUES ($1, $2, $3, now(), now())";
+
+/// Writes an instrument for the transaction's tenant.
+async fn insert(tx: &mut TenantTx, no: i64, name: &str) -> Result<(), sqlx::Error> {
+    let tenant = tx.tenant().as_uuid();
+    sqlx::query(INSERT).bind(tenant).bind(no).bind(name).execute(tx).await.map(|_| ())
+}
+
+/// Every instrument that the transaction can see, whoever's it is.
+async fn visible(tx: &mut TenantTx) -> Vec<(TenantId, String)> {
+    sqlx::query("SELECT tenant_id, name FROM tenant.instrument ORDER BY tenant_id, no")
+        .fetch_all(tx)
+        .await
+        .expect("a bound transaction can read")
+        .iter()
+        .map(|row| (TenantId::from_uuid(row.get(0)), row.get(1)))
+        .collect()
+}
+
+async fn begin(db: &TenantDb, scope: &TenantScope, access: Access) -> TenantTx {
+    db.begin(scope, access).await.expect("the transaction begins")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tenant_sees_what_it_committed_and_nothing_else() {
+    let lab = Lab::start(2).await;
+    let db = lab.tenants();
+    for scope in &lab.scopes {
+        let mut tx = begin(&db, scope, Access::Write).await;
+        insert(&mut tx, 1, scope.code().as_str()).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    for scope in &lab.scopes {
+        let mut tx = begin(&db, scope, Access::Read).await;
+        let own = (scope.tenant_id(), scope.code().as_str().to_owned());
+        assert_eq!(visible(&mut tx).await, [own]);
+        tx.commit().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_writes_nothing_and_holds_up_no_move() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [scope, _] = &lab.scopes;
+    let exclusive = format!("SELECT pg_try_advisory_xact_lock(hashtextextended('{}', 7))", scope.tenant_id());
+    let mut mover = connect(&lab.admin).await;
+
+    let mut reader = begin(&db, scope, Access::Read).await;
+    assert!(scalar::<bool>(&mut mover, &exclusive).await, "a reader takes no lock");
+    assert_eq!(sqlstate(&insert(&mut reader, 1, "Violin").await.unwrap_err()), "25006");
+    drop(reader);
+
+    let writer = begin(&db, scope, Access::Write).await;
+    assert!(!scalar::<bool>(&mut mover, &exclusive).await, "a writer holds the tenant's lock");
+    writer.commit().await.unwrap();
+    assert!(scalar::<bool>(&mut mover, &exclusive).await, "a writer that ended does not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_statement_makes_the_commit_fail() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [scope, _] = &lab.scopes;
+    let mut tx = begin(&db, scope, Access::Write).await;
+    insert(&mut tx, 1, "Violin").await.unwrap();
+    assert_eq!(sqlstate(&insert(&mut tx, 1, "Viola").await.unwrap_err()), "23505");
+    // The error was swallowed; the server would answer COMMIT with ROLLBACK, and sqlx calls that Ok.
+    assert!(matches!(tx.commit().await, Err(CommitError::Refused(_))));
+    assert_eq!(visible(&mut begin(&db, scope, Access::Read).await).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_was_ended_behind_its_back_does_not_commit() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [scope, _] = &lab.scopes;
+    for ending in ["COMMIT", "ROLLBACK"] {
+        let mut tx = begin(&db, scope, Access::Write).await;
+        sqlx::raw_sql(ending).execute(&mut tx).await.unwrap();
+        assert_eq!(sqlstate(&insert(&mut tx, 1, "Violin").await.unwrap_err()), "22P02", "no tenant is bound");
+        assert!(matches!(tx.commit().await, Err(CommitError::Refused(_))), "after {ending}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_lost_while_committing_is_told_apart() {
+    let lab = Lab::start(1).await;
+    let [scope, _] = &lab.scopes;
+    let mut tx = begin(&lab.tenants(), scope, Access::Write).await;
+    insert(&mut tx, 1, "Violin").await.unwrap();
+    end_backends(&lab).await;
+    assert!(matches!(tx.commit().await, Err(CommitError::Unknown(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_session_end_with_the_transaction() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    for commits in [true, false] {
+        let mut tx = begin(&db, ours, Access::Write).await;
+        let bind = format!("SET app.tenant_id = '{}'; SET work_mem = '3MB'", ours.tenant_id());
+        sqlx::raw_sql(AssertSqlSafe(bind)).execute(&mut tx).await.unwrap();
+        if commits {
+            tx.commit().await.unwrap();
+        } else {
+            drop(tx);
+        }
+        let mut tx = begin(&db, theirs, Access::Read).await;
+        let (tenant, memory): (Uuid, String) =
+            sqlx::query_as("SELECT app.tenant_id(), current_setting('work_mem')")
+                .fetch_one(&mut tx)
+                .await
+                .unwrap();
+        assert_eq!((tenant, memory.as_str()), (theirs.tenant_id().as_uuid(), "4MB"));
+        tx.commit().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_serves_the_tenant_no_more_refuses_it() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    let place = Placement::Shared(lab.database);
+    let mut owner = connect(&lab.admin).await;
+    for fence in ["epoch = 3", "state = 'moving'", "state = 'moved'"] {
+        let set =
+            |fence| format!("UPDATE app.tenant_fence SET {fence} WHERE tenant_id = '{}'", ours.tenant_id());
+        run(&mut owner, &set(fence)).await;
+        for access in [Access::Read, Access::Write] {
+            let begun = db.begin(ours, access).await;
+            assert!(matches!(begun, Err(BeginError::Moved)), "{fence}, {access:?}: {begun:?}");
+        }
+        begin(&db, theirs, Access::Write).await.commit().await.unwrap();
+        run(&mut owner, &set("state = 'active', epoch = 1")).await;
+    }
+    // A directory that knows better once it is asked afresh: nobody notices.
+    run(
+        &mut owner,
+        &format!("UPDATE app.tenant_fence SET epoch = 2 WHERE tenant_id = '{}'", ours.tenant_id()),
+    )
+    .await;
+    lab.directory.place_when_forgotten(ours.tenant_id(), place, 2);
+    begin(&db, ours, Access::Write).await.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_admitted_once_and_never_back_to_an_older_epoch() {
+    let lab = Lab::start(1).await;
+    let [scope, _] = &lab.scopes;
+    let admit = async |epoch| admit_tenant(&lab.migrator, scope.tenant_id(), PlacementEpoch(epoch)).await;
+    assert!(admit(1).await.is_ok(), "again");
+    assert!(admit(3).await.is_ok(), "at a newer epoch");
+    assert!(matches!(admit(2).await, Err(AdmitError::OtherEpoch)));
+    run(&mut connect(&lab.admin).await, "UPDATE app.tenant_fence SET state = 'moved'").await;
+    assert!(matches!(admit(3).await, Err(AdmitError::OtherEpoch)), "an epoch that ended stays ended");
+    assert!(
+        admit_tenant(&lab.app, scope.tenant_id(), PlacementEpoch(9)).await.is_err(),
+        "not as the application"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_the_one_meant_is_not_used() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [scope, _] = &lab.scopes;
+    let other = DatabaseId::from_uuid(Uuid::now_v7());
+    for wrong in [Placement::Shared(other), Placement::Dedicated(lab.database), Placement::Dedicated(other)] {
+        lab.directory.place(scope.tenant_id(), wrong, 1);
+        let refused = db.begin(scope, Access::Read).await;
+        assert!(
+            matches!(&refused, Err(BeginError::Route(RouteError::Open(error)))
+                if matches!(error.root(), OpenError::WrongDatabase { .. })),
+            "{wrong:?}: {refused:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_died_while_idle_are_replaced_unnoticed() {
+    let lab = Lab::start(4).await;
+    let db = lab.tenants();
+    let [scope, _] = &lab.scopes;
+    for _ in 0..3 {
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            open.push(begin(&db, scope, Access::Write).await);
+        }
+        for tx in open {
+            tx.commit().await.unwrap();
+        }
+        assert_eq!(lab.backends("state = 'idle'").await, 4);
+        end_backends(&lab).await;
+    }
+    for _ in 0..8 {
+        begin(&db, scope, Access::Write).await.commit().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_abandoned_is_cancelled_and_its_connection_kept() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    let mut tx = begin(&db, ours, Access::Write).await;
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut tx).await.unwrap();
+    let sleeping = sqlx::query("SELECT pg_sleep(600)").execute(&mut tx);
+    tokio::select! {
+        ended = sleeping => panic!("it sleeps for long: {ended:?}"),
+        () = lab.until_backends("wait_event = 'PgSleep'", 1) => {}
+    }
+    drop(tx);
+    // The pool has one connection, so the next transaction waits for the clean-up.
+    let mut tx = begin(&db, theirs, Access::Read).await;
+    let next: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut tx).await.unwrap();
+    assert_eq!(next, pid);
+    assert_eq!(lab.backends("wait_event = 'PgSleep'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_finds_every_connection_busy_is_told_in_time() {
+    let wait = Duration::from_millis(50);
+    let lab = Lab::start_with(TenantPoolSettings { max_connections: 1, wait, ..Default::default() }).await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    let held = begin(&db, ours, Access::Read).await;
+    assert!(matches!(db.begin(theirs, Access::Read).await, Err(BeginError::Busy)));
+    held.commit().await.unwrap();
+    begin(&db, theirs, Access::Read).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_is_shut_down_leaves_no_backend() {
+    let lab = Lab::start(3).await;
+    let db = lab.tenants();
+    let [scope, _] = &lab.scopes;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(begin(&db, scope, Access::Write).await);
+    }
+    let committed = open.pop().expect("three were begun");
+    committed.commit().await.unwrap();
+    // One rolls back, one is dropped in the middle of a statement.
+    let mut left = open.pop().expect("two are left");
+    polled(1, sqlx::query("SELECT pg_sleep(600)").execute(&mut left)).await;
+    drop((left, open));
+    lab.router.shutdown().await;
+    lab.until_backends("true", 0).await;
+    assert!(db.begin(scope, Access::Read).await.is_err());
+}
+
+/// Ends every backend of the application in the lab's database, and waits until they are gone.
+async fn end_backends(lab: &Lab) {
+    let mut admin = connect(&lab.admin).await;
+    run(
+        &mut admin,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND usename = 'stagesub_app'",
+    )
+    .await;
+    until("the backends are gone", async || lab.backends("true").await == 0).await;
+}
