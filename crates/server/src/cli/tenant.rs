@@ -7,7 +7,7 @@ use stagesub_domain::actor::Actor;
 use stagesub_domain::ports::registry::{TenantAccount, TenantFilter};
 use stagesub_domain::service::provisioning::create_tenant;
 use stagesub_domain::service::tenants::{
-    PersonDraft, TenantDraft, get_tenant, list_tenants, resume_tenant, suspend_tenant,
+    PersonDraft, TenantDraft, list_tenants, resume_tenant, suspend_tenant,
 };
 use stagesub_tenancy::clock::Clock;
 use stagesub_tenancy::{Placement, TenantId};
@@ -51,13 +51,11 @@ pub async fn run(command: TenantCommand, raw: &RawConfig) -> Result<(), Failure>
 /// Finds the orchestra that the command line names.
 pub(super) async fn find(platform: &Platform, name: &TenantName) -> Result<TenantAccount, Failure> {
     let missing = || Failure::new(format!("there is no orchestra {name}; `stagesub tenant list` shows them"));
-    match name {
-        TenantName::Id(id) => get_tenant(platform.tenants().as_ref(), *id).await.map_err(|_| missing()),
-        TenantName::Subdomain(subdomain) => {
-            let found = platform.tenants().find_by_subdomain(subdomain).await?;
-            found.ok_or_else(missing)
-        }
-    }
+    let found = match name {
+        TenantName::Id(id) => platform.tenants().find(*id).await?,
+        TenantName::Subdomain(subdomain) => platform.tenants().find_by_subdomain(subdomain).await?,
+    };
+    found.ok_or_else(missing)
 }
 
 async fn create(platform: &Platform, arguments: TenantCreateArgs) -> Result<(), Failure> {

@@ -37,7 +37,7 @@ pub async fn put_on(
             .ok_or(StageError::NoPassword { subdomain: orchestra.subdomain })?;
         let account = find_or_make(platform, passwords, orchestra, password, now).await?;
         fill(platform, orchestra, &account, now).await?;
-        served.push(describe(orchestra, &account, password));
+        served.push(describe(orchestra, &account, password)?);
     }
     Ok(served)
 }
@@ -108,16 +108,20 @@ async fn fill(
     Ok(())
 }
 
-fn describe(orchestra: &Orchestra, account: &TenantAccount, password: &SecretString) -> Served {
-    let planned = if orchestra.dedicated { "dedicated" } else { "shared" };
-    Served {
+fn describe(
+    orchestra: &Orchestra,
+    account: &TenantAccount,
+    password: &SecretString,
+) -> Result<Served, StageError> {
+    let unfinished = StageError::Unfinished { subdomain: orchestra.subdomain };
+    Ok(Served {
         id: account.id,
         name: account.name.clone(),
         subdomain: account.subdomain.to_string(),
         code: account.code.to_string(),
-        placement: account.placement.map_or(planned, stagesub_tenancy::Placement::as_str),
+        placement: account.placement.ok_or(unfinished)?.as_str(),
         admin: Login { email: orchestra.admin_email(), password: password.clone() },
-    }
+    })
 }
 
 /// The demo's orchestras could not be put on.
