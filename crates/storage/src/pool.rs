@@ -119,12 +119,6 @@ impl TenantPool {
         self.inner.status().size
     }
 
-    /// Connections that could be lent at once.
-    #[must_use]
-    pub fn idle_connections(&self) -> usize {
-        self.inner.status().available
-    }
-
     /// Borrows a connection, marked dirty before anybody can send anything on it. The flag tells whether it
     /// was used before, so that its being dead is no news about the server.
     pub(crate) async fn borrow(&self) -> Result<(Borrowed, bool), BeginError> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -111,12 +111,6 @@ impl Cluster {
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         self.launcher.layout.root()
-    }
-
-    /// What Postgres logs.
-    #[must_use]
-    pub fn log_file(&self) -> PathBuf {
-        self.launcher.layout.log()
     }
 
     /// Whether it ran already when this process came.
