@@ -91,6 +91,15 @@ ensure() {
     done
 }
 
+# Adds what is missing of the Rust toolchain. Arguments: `fmt`, `clippy`, or both.
+ensure_components() {
+    local component
+    for component in "$@"; do
+        cargo "$component" --version >/dev/null 2>&1 || rustup component add "${component/#fmt/rustfmt}" >&2 ||
+            die "cargo $component was not found; install it with the Rust toolchain"
+    done
+}
+
 update_once() {
     [ -n "$updated" ] || as_root apt-get update >&2
     updated=yes
