@@ -14,8 +14,11 @@ fn emails(items: &[Value]) -> Vec<&str> {
     items.iter().filter_map(|item| item["email"].as_str()).collect()
 }
 
+/// What a client can tell an answer by: status, headers, body.
+type Seen = (u16, Vec<(String, Vec<u8>)>, Vec<u8>);
+
 /// What a client can see of an answer, apart from the request's id, which is its own each time.
-fn seen(answer: &Answer) -> (u16, Vec<(String, Vec<u8>)>, Vec<u8>) {
+fn seen(answer: &Answer) -> Seen {
     let mut headers: Vec<_> = answer
         .headers
         .iter()

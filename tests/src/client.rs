@@ -140,7 +140,7 @@ impl Client {
                 Some(cursor) => self.get(&format!("{path}{mark}cursor={cursor}")).await,
             };
             let mut page = page.ok();
-            items.extend(page["items"].as_array_mut().expect("a list has items").drain(..));
+            items.append(page["items"].as_array_mut().expect("a list has items"));
             match page["nextCursor"].as_str() {
                 None => return items,
                 Some(next) => {
@@ -178,8 +178,9 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{}: not JSON ({error}): {}", self.what, self.text()))
     }
 
-    /// Fails unless the status is this one.
+    /// Fails unless the status is this one; the answer is there to go on with.
     #[track_caller]
+    #[expect(clippy::must_use_candidate, reason = "called for what it asserts")]
     pub fn expect(&self, status: u16) -> &Self {
         assert_eq!(self.status.as_u16(), status, "{}: {}", self.what, self.text());
         self

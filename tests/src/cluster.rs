@@ -204,7 +204,7 @@ fn hash_of_migrations() -> String {
         hash.update(std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
     }
     let digest = hash.finalize();
-    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    digest.iter().take(6).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -285,13 +285,13 @@ async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>) {
             result = &mut tidy => result.is_ok(),
             () = tokio::time::sleep(CANCEL_AFTER) => {
                 // The statement still runs on the server: closing the socket would not stop it.
-                let cancelled = canceller.cancel(pid).await;
-                if let Err(error) = &cancelled {
+                let asked = canceller.cancel(pid).await;
+                if let Err(error) = &asked {
                     tracing::debug!(%error, "a statement that was left behind could not be cancelled");
                 }
                 // An order to cancel that was not answered may yet arrive, and would then hit whoever has the
                 // connection next: so that connection is closed, whatever came of tidying it.
-                matches!(tokio::time::timeout(GIVE_UP_AFTER, tidy).await, Ok(Ok(()))) && cancelled.is_ok()
+                matches!(tokio::time::timeout(GIVE_UP_AFTER, tidy).await, Ok(Ok(()))) && asked.is_ok()
             }
         }
     };
