@@ -127,7 +127,9 @@ pub async fn resume_tenant(
     let (from, to) = (TenantStatus::Suspended, TenantStatus::Active);
     let entry = entry(actor, now, AuditAction::Resume, id, None);
     let resumed = set_status(platform, &entry, id, from, to).await?;
-    push_limits(platform, &resumed, now).await?;
+    if resumed.status == to {
+        push_limits(platform, &resumed, now).await?;
+    }
     Ok(resumed)
 }
 
@@ -138,10 +140,11 @@ async fn set_status(
     from: TenantStatus,
     to: TenantStatus,
 ) -> Result<TenantAccount, UseCaseError> {
-    platform.tenants.set_status(id, vec![from], to, entry).await?;
+    let is_done = platform.tenants.set_status(id, vec![from], to, entry).await?;
     (platform.invalidate)(id);
     let account = get_tenant(platform.tenants, id).await?;
-    if account.status == to {
+    // What was done may have been undone by somebody else since.
+    if is_done || account.status == to {
         return Ok(account);
     }
     let detail = format!("the tenant is {}, not {}", account.status.as_str(), from.as_str());
@@ -179,6 +182,13 @@ fn plan(before: &TenantAccount, draft: TenantChangeDraft) -> Result<TenantChange
     ] {
         if limit.flatten().is_some_and(|limit| !(0..=MAX_LIMIT).contains(&limit)) {
             errors.push(broken(field, Rule::Range, format!("0 to {MAX_LIMIT}")));
+        }
+    }
+    for (field, at) in
+        [("trialEndsAt", draft.trial_ends_at), ("subscriptionEndsAt", draft.subscription_ends_at)]
+    {
+        if at.flatten().is_some_and(|at| validate::day(&at.date_naive(), &()).is_err()) {
+            errors.push(broken(field, Rule::Range, "a time in the years 1900 to 2999"));
         }
     }
     let limits = limits(before, tier, by_hand);
@@ -462,6 +472,10 @@ mod tests {
         };
         assert!(matches!(change(&world, draft).await, Err(UseCaseError::Invalid(errors))
             if errors.0[0].field == "maxInstruments"));
+        let draft =
+            TenantChangeDraft { trial_ends_at: Some(Some(DateTime::<Utc>::MIN_UTC)), ..Default::default() };
+        assert!(matches!(change(&world, draft).await, Err(UseCaseError::Invalid(errors))
+            if errors.0[0].field == "trialEndsAt"));
     }
 
     #[tokio::test]
