@@ -90,6 +90,10 @@ pub async fn fill_orchestra(
 
     // What a new orchestra starts with is given whatever its limits are, and counts against them.
     let mut quota = uow.quotas().lock(Resource::Instruments).await?;
+    if quota.used > 0 {
+        // Another node was at it since the look above, and was done while this one waited for its rows.
+        return Ok(false);
+    }
     quota.used = signed(instruments);
     uow.quotas().update(&quota).await?;
 
@@ -305,6 +309,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::ports::quotas::Quota;
     use crate::service::fixture::{Stage, UNLIMITED, actions, moment};
     use crate::service::fixture_platform::{SHARED, World, tenant_id};
     use crate::service::tenants::PersonDraft;
@@ -462,5 +467,16 @@ mod tests {
         assert_eq!((before.positions[&5].hierarchy_level, before.positions[&6].hierarchy_level), (5, 1));
         assert!(!fill_orchestra(&mut unit, &act, Tier::Medium, limits, 5).await.expect("filled"));
         assert_eq!(*unit.rows(), before);
+    }
+
+    #[tokio::test]
+    async fn whoever_waited_for_another_to_fill_it_adds_nothing() {
+        let (stage, mut unit) = (Stage::new(), InMemoryUnit::default());
+        // As the locked row shows it after the wait; the look before saw nothing yet.
+        let resource = Resource::Instruments;
+        unit.rows().quotas.insert(resource, Quota { resource, used: 7, limit: None, grace_until: None });
+        assert!(!fill_orchestra(&mut unit, &stage.act(), Tier::Small, UNLIMITED, 5).await.expect("told"));
+        assert!(unit.rows().instruments.is_empty());
+        assert!(unit.rows().audit.is_empty());
     }
 }
