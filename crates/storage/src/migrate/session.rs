@@ -10,7 +10,7 @@ use crate::target::ConnectionTarget;
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Oldest server that has what the schema uses (column lists of SET NULL, file copies of templates).
+/// Oldest server that has what the schema uses (column lists of SET NULL, the strategies of CREATE DATABASE).
 const MIN_SERVER_VERSION: i32 = 150_000;
 /// Key of the advisory lock that lets one migration run at a time. Any number that nobody else uses.
 const GATE: i64 = 0x5354_4147_4553_5542;
