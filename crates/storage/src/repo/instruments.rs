@@ -100,8 +100,9 @@ impl InstrumentRepository for PgInstruments<'_> {
         let updated: Vec<DateTime<Utc>> = instruments.iter().map(|i| i.updated_at).collect();
         sqlx::query!(
             "INSERT INTO tenant.instrument (tenant_id, no, name, display_order, archived_at, created_at, updated_at)
-             SELECT $1, u.* FROM UNNEST($2::bigint[], $3::text[], $4::integer[], $5::timestamptz[],
-                                        $6::timestamptz[], $7::timestamptz[]) AS u",
+             SELECT $1, u.no, u.name, u.display_order, u.archived_at, u.created_at, u.updated_at
+             FROM UNNEST($2::bigint[], $3::text[], $4::integer[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[])
+                 AS u (no, name, display_order, archived_at, created_at, updated_at)",
             tenant,
             &numbers,
             &names,

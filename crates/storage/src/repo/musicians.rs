@@ -228,9 +228,13 @@ impl MusicianRepository for PgMusicians<'_> {
             "INSERT INTO tenant.musician
                  (tenant_id, no, first_name, last_name, email, phone, preferred_language, local_residence, notes,
                   is_active, archived_at, created_at, updated_at)
-             SELECT $1, u.* FROM UNNEST(
+             SELECT $1, u.no, u.first_name, u.last_name, u.email, u.phone, u.preferred_language, u.local_residence,
+                    u.notes, u.is_active, u.archived_at, u.created_at, u.updated_at
+             FROM UNNEST(
                  $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::text[],
-                 $10::boolean[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[]) AS u",
+                 $10::boolean[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[])
+                 AS u (no, first_name, last_name, email, phone, preferred_language, local_residence, notes,
+                       is_active, archived_at, created_at, updated_at)",
             tenant,
             &columns.no,
             &columns.first_name,

@@ -100,8 +100,9 @@ impl PositionRepository for PgPositions<'_> {
         let updated: Vec<DateTime<Utc>> = positions.iter().map(|p| p.updated_at).collect();
         sqlx::query!(
             "INSERT INTO tenant.position (tenant_id, no, instrument_no, name, hierarchy_level, created_at, updated_at)
-             SELECT $1, u.* FROM UNNEST($2::bigint[], $3::bigint[], $4::text[], $5::integer[],
-                                        $6::timestamptz[], $7::timestamptz[]) AS u",
+             SELECT $1, u.no, u.instrument_no, u.name, u.hierarchy_level, u.created_at, u.updated_at
+             FROM UNNEST($2::bigint[], $3::bigint[], $4::text[], $5::integer[], $6::timestamptz[], $7::timestamptz[])
+                 AS u (no, instrument_no, name, hierarchy_level, created_at, updated_at)",
             tenant,
             &numbers,
             &instruments,

@@ -88,7 +88,8 @@ impl StarterRepository for PgStarter<'_> {
         let bodies: Vec<String> = templates.iter().map(|t| t.body.clone()).collect();
         sqlx::query!(
             "INSERT INTO tenant.email_template (tenant_id, mail_type, language, subject, body)
-             SELECT $1, u.* FROM UNNEST($2::text[], $3::text[], $4::text[], $5::text[]) AS u
+             SELECT $1, u.mail_type, u.language, u.subject, u.body
+             FROM UNNEST($2::text[], $3::text[], $4::text[], $5::text[]) AS u (mail_type, language, subject, body)
              ON CONFLICT (tenant_id, mail_type, language) DO NOTHING",
             tenant,
             &types,
