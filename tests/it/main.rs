@@ -1,5 +1,6 @@
 //! Integration tests on a real PostgreSQL, as the platform's own logins. One binary: linking is what costs.
 
+mod crash;
 mod embedded;
 mod fences;
 mod http_instruments;
@@ -10,6 +11,7 @@ mod ids;
 mod import;
 mod isolation;
 mod pools;
+mod provisioning;
 mod registry;
 mod repositories;
 mod routing;
