@@ -139,8 +139,10 @@ impl Running {
             let admin = &tenant["admin"];
             let login = json!({ "email": admin["email"], "password": admin["password"] });
             let answer = orchestra.post("/api/v1/auth/login", &login).await.expect("it answers");
-            orchestra.token =
-                answer["accessToken"].as_str().expect("it lets its administrator in").to_owned();
+            answer["accessToken"]
+                .as_str()
+                .expect("it lets its administrator in")
+                .clone_into(&mut orchestra.token);
             all.push(orchestra);
         }
         assert_eq!(all.len(), 3);

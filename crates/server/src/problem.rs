@@ -12,6 +12,11 @@ use stagesub_domain::error::{FieldError, StoreError, UseCaseError, ValidationErr
 use stagesub_tenancy::{AccessRefusal, BeginError, OpenError, ResolveError, RouteError};
 use utoipa::ToSchema;
 
+tokio::task_local! {
+    /// The id of the request that is being answered, set around every request by the route table.
+    pub static REQUEST_ID: String;
+}
+
 /// Prefix of every problem's `type`: a name, not a page that must exist.
 const TYPE_PREFIX: &str = "urn:stagesub:problem:";
 
@@ -42,6 +47,10 @@ pub struct ProblemBody {
     status: u16,
     /// What happened, for people.
     detail: String,
+    /// The request's id, as in the `x-request-id` header and the logs: where there is something to report, and
+    /// nowhere else, so that the answers to what is not there are alike to the byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
     /// What is wrong with which field, where input was refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ProblemField>,
@@ -167,7 +176,7 @@ impl Problem {
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             "Internal error",
-            "Something failed on our side; the request's id is in the x-request-id header.",
+            "Something failed on our side; quote requestId when you report it.",
         );
         problem.cause = Some(cause.into());
         problem
@@ -215,6 +224,11 @@ impl IntoResponse for Problem {
             title: self.title,
             status: self.status.as_u16(),
             detail: self.detail,
+            request_id: self
+                .status
+                .is_server_error()
+                .then(|| REQUEST_ID.try_with(Clone::clone).ok())
+                .flatten(),
             errors: self
                 .errors
                 .into_iter()

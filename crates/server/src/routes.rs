@@ -24,7 +24,7 @@ use crate::handlers::{
     auth, health, import, instruments, musicians, platform_tenants, positions, projects, tenant,
 };
 use crate::openapi::ApiDoc;
-use crate::problem::Problem;
+use crate::problem::{self, Problem};
 use crate::state::AppState;
 
 /// Largest JSON body, in bytes.
@@ -93,6 +93,7 @@ pub fn build_router(state: AppState) -> Router {
         .layer(middleware::from_fn(peer))
         .layer(CatchPanicLayer::custom(|_| Problem::internal("a handler panicked").into_response()))
         .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
+        .layer(middleware::from_fn(with_request_id))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(middleware::from_fn(drop_foreign_request_id))
@@ -121,6 +122,17 @@ async fn peer(mut request: Request, next: Next) -> Response {
 async fn drop_foreign_request_id(mut request: Request, next: Next) -> Response {
     request.headers_mut().remove(REQUEST_ID);
     next.run(request).await
+}
+
+/// Lets problems name the request they answer.
+async fn with_request_id(request: Request, next: Next) -> Response {
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    problem::REQUEST_ID.scope(id, next.run(request)).await
 }
 
 /// Dropping the handler's future rolls its transaction back.

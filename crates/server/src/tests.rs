@@ -521,3 +521,33 @@ async fn a_file_larger_than_other_bodies_comes_as_a_form_too() {
     assert_eq!(status, StatusCode::BAD_REQUEST, "read whole, then refused for its header: {body}");
     assert_eq!(body["errors"][0]["rule"], "missing_columns");
 }
+
+#[tokio::test]
+async fn a_body_is_an_object_with_names_and_a_path_that_is_no_text_is_not_there() {
+    let server = server(Ends::default().factory(can_create), Role::User);
+    let token = token(Some(1), Role::User);
+    let values = json!(["Anna", "Berg", "anna@example.com", null, null, false, null, true, []]);
+    let (status, body, _) =
+        send(&server, request("POST", "got.stagesub.test", "/api/v1/musicians", Some(&token), Some(values)))
+            .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    let (status, body, _) =
+        send(&server, request("GET", "got.stagesub.test", "/api/v1/musicians/%ff", Some(&token), None)).await;
+    assert_eq!((status, &body["type"]), (StatusCode::NOT_FOUND, &json!("urn:stagesub:problem:not-found")));
+}
+
+#[tokio::test]
+async fn an_error_of_ours_names_the_request() {
+    let mut units = MockUnitOfWorkFactory::new();
+    units.expect_begin().returning(|_, _| Err(stagesub_tenancy::BeginError::Busy));
+    let server = server(units, Role::Viewer);
+    let token = token(Some(1), Role::Viewer);
+    let (status, body, response) =
+        send(&server, request("GET", "got.stagesub.test", "/api/v1/musicians", Some(&token), None)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        body["requestId"].as_str().map(str::as_bytes),
+        Some(response.headers()["x-request-id"].as_bytes())
+    );
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+}

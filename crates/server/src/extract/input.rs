@@ -1,15 +1,18 @@
 //! Bodies, queries and ids from the client, with problems for answers.
 
+use std::fmt;
 use std::marker::PhantomData;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Json, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo, ProjectNo};
 use stagesub_id_gen::{DisplayId, Kind};
-use stagesub_tenancy::TenantScope;
+use stagesub_tenancy::{TenantId, TenantScope};
 
 use crate::problem::Problem;
 
@@ -25,8 +28,8 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
+        match Json::<Object<T>>::from_request(request, state).await {
+            Ok(Json(Object(value))) => Ok(Self(value)),
             Err(JsonRejection::JsonDataError(error)) => {
                 let text = error.body_text();
                 let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason);
@@ -43,6 +46,30 @@ where
             }
             Err(rejection) => Err(Problem::malformed(rejection.status(), rejection.body_text())),
         }
+    }
+}
+
+/// A JSON object: a request's fields have names. (Left to itself a derived type takes an array of their values
+/// too.)
+struct Object<T>(T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: DeserializeOwned> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
     }
 }
 
@@ -126,6 +153,20 @@ where
         let Path(text) = path.map_err(|_| Problem::not_found())?;
         let no = DisplayId::parse_for(&text, scope.code(), N::KIND).map_err(|_| Problem::not_found())?;
         Ok(Self { no: N::from_no(no), marker: PhantomData })
+    }
+}
+
+/// The id of an orchestra in the path, for administrators of the platform; anything malformed names none.
+#[derive(Debug)]
+pub struct TenantPath(pub TenantId);
+
+impl<S: Send + Sync> FromRequestParts<S> for TenantPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        let Path(text) = path.map_err(|_| Problem::not_found())?;
+        text.parse().map(Self).map_err(|_| Problem::not_found())
     }
 }
 

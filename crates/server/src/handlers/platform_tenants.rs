@@ -3,7 +3,7 @@
 #![expect(clippy::option_option, reason = "a change tells a field that is left out from one that is null")]
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::IntoResponse;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
@@ -20,7 +20,7 @@ use stagesub_tenancy::{TenantId, TenantStatus};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::extract::{Body, Params, PlatformCaller};
+use crate::extract::{Body, Params, PlatformCaller, TenantPath};
 use crate::handlers::list::{self, ListBody, nullable};
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
@@ -184,11 +184,6 @@ fn tier(text: &str) -> Result<Tier, Problem> {
     text.parse().map_err(|error| Problem::invalid_field("subscription", "enum", format!("{error}")))
 }
 
-/// The tenant's id in the path; anything malformed names none.
-fn tenant_id(text: &str) -> Result<TenantId, Problem> {
-    text.parse().map_err(|_| Problem::not_found())
-}
-
 /// What use cases on tenants work with.
 fn platform(state: &AppState) -> Platform<'_> {
     Platform {
@@ -303,9 +298,9 @@ fn within_admin(mut errors: ValidationErrors) -> Problem {
 pub async fn show(
     State(state): State<AppState>,
     _caller: PlatformCaller,
-    Path(id): Path<String>,
+    TenantPath(id): TenantPath,
 ) -> Result<Json<PlatformTenantBody>, Problem> {
-    let account = service::get_tenant(&*state.tenants, tenant_id(&id)?).await?;
+    let account = service::get_tenant(&*state.tenants, id).await?;
     Ok(Json(PlatformTenantBody::new(account, state.now())))
 }
 
@@ -320,7 +315,7 @@ pub async fn show(
 pub async fn change(
     State(state): State<AppState>,
     caller: PlatformCaller,
-    Path(id): Path<String>,
+    TenantPath(id): TenantPath,
     Body(request): Body<ChangeTenant>,
 ) -> Result<Json<PlatformTenantBody>, Problem> {
     let draft = TenantChangeDraft {
@@ -338,8 +333,7 @@ pub async fn change(
         email_domain: request.email_domain,
     };
     let now = state.now();
-    let account =
-        service::change_tenant(&platform(&state), &caller.actor, tenant_id(&id)?, draft, now).await?;
+    let account = service::change_tenant(&platform(&state), &caller.actor, id, draft, now).await?;
     Ok(Json(PlatformTenantBody::new(account, now)))
 }
 
@@ -353,10 +347,10 @@ pub async fn change(
 pub async fn suspend(
     State(state): State<AppState>,
     caller: PlatformCaller,
-    Path(id): Path<String>,
+    TenantPath(id): TenantPath,
 ) -> Result<Json<PlatformTenantBody>, Problem> {
     let now = state.now();
-    let account = service::suspend_tenant(&platform(&state), &caller.actor, tenant_id(&id)?, now).await?;
+    let account = service::suspend_tenant(&platform(&state), &caller.actor, id, now).await?;
     Ok(Json(PlatformTenantBody::new(account, now)))
 }
 
@@ -370,9 +364,9 @@ pub async fn suspend(
 pub async fn resume(
     State(state): State<AppState>,
     caller: PlatformCaller,
-    Path(id): Path<String>,
+    TenantPath(id): TenantPath,
 ) -> Result<Json<PlatformTenantBody>, Problem> {
     let now = state.now();
-    let account = service::resume_tenant(&platform(&state), &caller.actor, tenant_id(&id)?, now).await?;
+    let account = service::resume_tenant(&platform(&state), &caller.actor, id, now).await?;
     Ok(Json(PlatformTenantBody::new(account, now)))
 }
