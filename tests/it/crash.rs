@@ -12,40 +12,17 @@ use http::header::HOST;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use stagesub_tests::program;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Longest that a start, or PostgreSQL's coming back, may take before it has failed.
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// The program: `STAGESUB_BIN`, else as the build of these tests would make it.
-async fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("STAGESUB_BIN").filter(|path| !path.is_empty()) {
-        return path.into();
-    }
-    // `<target>/<profile>/deps/it-<hash>`
-    let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().nth(2).unwrap();
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--offline", "--quiet", "-p", "stagesub-server", "--bin", "stagesub"]);
-    if profile.file_name().is_some_and(|name| name == "release") {
-        cargo.arg("--release");
-    }
-    let built = cargo
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("CARGO_TARGET_DIR", profile.parent().unwrap())
-        .status()
-        .await
-        .expect("cargo runs");
-    assert!(built.success(), "the program does not build");
-    profile.join("stagesub")
-}
-
 /// A demo's data and what is left running on it.
 struct Demo {
-    program: PathBuf,
     dir: PathBuf,
     port: u16,
 }
@@ -73,31 +50,24 @@ struct Running {
 }
 
 impl Demo {
-    async fn new() -> Self {
+    fn new() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         // PostgreSQL runs as another user when we are root, and must be able to enter.
         let dir = std::env::temp_dir().join(format!("stagesub-crash-{}", std::process::id()));
-        Self { program: program().await, dir, port }
+        Self { dir, port }
     }
 
     /// Starts it and waits for its one line.
     async fn start(&self) -> Running {
-        let begun = Instant::now();
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
-        let mut command = Command::new(&self.program);
+        let mut command = program::command().await;
         command
             .args(["demo", "--json", "--listen", &format!("127.0.0.1:{}", self.port), "--data-dir"])
             .arg(&self.dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true);
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if name.starts_with("STAGESUB_") || name.ends_with("DATABASE_URL") || name.ends_with("_DB_URL") {
-                command.env_remove(name.as_ref());
-            }
-        }
+            .stderr(log);
+        let begun = Instant::now();
         let mut child = command.spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(DEADLINE, lines.next_line()).await.expect("it is ready in time").unwrap();
@@ -250,7 +220,7 @@ fn data_survives(dir: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_outlives_every_kill_and_the_next_start_serves() {
-    let demo = Demo::new().await;
+    let demo = Demo::new();
     let mut server = demo.start().await;
     ready(demo.port).await;
     let orchestras = server.orchestras(demo.port).await;

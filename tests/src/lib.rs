@@ -5,6 +5,7 @@
 //! - `platform.rs` one platform with databases of its own: what a test starts with
 //! - `orchestra.rs` an orchestra on it, shared or dedicated, with its people signed in
 //! - `client.rs` requests and answers
+//! - `program.rs` the program `stagesub` as its users run it
 //! - `database.rs` looking into a database as its owner, to see what the platform cannot be asked
 //!
 //! # Invariants
@@ -18,6 +19,7 @@ pub mod cluster;
 pub mod database;
 pub mod orchestra;
 pub mod platform;
+pub mod program;
 
 pub use client::{Answer, Client};
 pub use orchestra::{Kept, Orchestra};
