@@ -221,3 +221,25 @@ async fn the_api_describes_itself_and_says_whether_it_can_serve() {
     probe.get("/healthz").await.expect(200);
     probe.get("/readyz").await.expect(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_two_administrators_set_at_once_both_hold() {
+    let platform = TestPlatform::start().await;
+    let [ours, theirs] = platform.pair(Kept::Shared).await;
+    let superadmin = platform.superadmin().await;
+    let path = format!("{TENANTS}/{}", ours.tenant);
+    let untouched = superadmin.get(&format!("{TENANTS}/{}", theirs.tenant)).await.ok();
+    for limit in 100..110 {
+        let (musicians, instruments) = (json!({ "maxMusicians": limit }), json!({ "maxInstruments": limit }));
+        let (one, other) =
+            futures::join!(superadmin.patch(&path, &musicians), superadmin.patch(&path, &instruments));
+        one.expect(200);
+        other.expect(200);
+        let now = superadmin.get(&path).await.ok();
+        assert_eq!((&now["maxMusicians"], &now["maxInstruments"]), (&json!(limit), &json!(limit)));
+        let inside = ours.admin.get("/api/v1/tenant").await.ok();
+        assert_eq!(inside["limits"]["musicians"]["limit"], limit);
+        assert_eq!(inside["limits"]["instruments"]["limit"], limit);
+    }
+    assert_eq!(superadmin.get(&format!("{TENANTS}/{}", theirs.tenant)).await.ok(), untouched);
+}

@@ -126,6 +126,8 @@ pub struct TenantFilter {
 /// Changes to a tenant's record; `None` leaves a field as it is, `Some(None)` empties it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TenantChange {
+    /// Only if the record stands at this version still; `None`: whatever it stands at.
+    pub if_version: Option<i64>,
     /// Name.
     pub name: Option<String>,
     /// Subdomain.
@@ -164,7 +166,7 @@ pub trait TenantRegistry: Send + Sync {
         after: Option<TenantId>,
         limit: u32,
     ) -> Result<Paged<TenantAccount, TenantId>, StoreError>;
-    /// Changes fields.
+    /// Changes fields. `None`: there is no such tenant, or its record stands at another version than wanted.
     async fn change(
         &self,
         id: TenantId,

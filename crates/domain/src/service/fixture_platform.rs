@@ -19,6 +19,7 @@ use crate::ports::registry::{
 use crate::ports::{UnitOfWork, Units};
 use crate::service::fixture::moment;
 use crate::service::tenants::Platform;
+use crate::subscription::Limits;
 use crate::testing::InMemoryUnit;
 
 pub(crate) fn tenant_id(number: u128) -> TenantId {
@@ -40,6 +41,8 @@ pub(crate) struct State {
     /// The step, counted from 0, that fails.
     pub(crate) fails_at: Option<usize>,
     pub(crate) invalidated: Vec<TenantId>,
+    /// Limits that somebody else sets just before the next change.
+    pub(crate) set_by_another: Option<Limits>,
 }
 
 #[derive(Clone, Default)]
@@ -147,7 +150,15 @@ impl TenantRegistry for World {
         {
             return Err(StoreError::Conflict { constraint: Constraint::TenantSubdomain });
         }
+        let by_another = state.set_by_another.take();
         let Some((account, _)) = state.accounts.get_mut(&id) else { return Ok(None) };
+        if let Some(limits) = by_another {
+            account.limits = limits;
+            account.version += 1;
+        }
+        if change.if_version.is_some_and(|version| version != account.version) {
+            return Ok(None);
+        }
         account.name = change.name.clone().unwrap_or_else(|| account.name.clone());
         account.subdomain = change.subdomain.clone().unwrap_or_else(|| account.subdomain.clone());
         account.tier = change.tier.unwrap_or(account.tier);

@@ -88,22 +88,40 @@ pub async fn change_tenant(
     now: DateTime<Utc>,
 ) -> Result<TenantAccount, UseCaseError> {
     let draft = draft.checked()?;
-    let before = get_tenant(platform.tenants, id).await?;
     let touches_limits = draft.tier.is_some() || draft.limits != LimitChange::default();
-    let change = plan(&before, draft)?;
-    let after = match difference(fields(&before), changed_fields(&before, &change)) {
-        None => before,
-        Some(changes) => {
-            let entry = entry(actor, now, AuditAction::Update, id, Some(changes));
-            let account = platform.tenants.change(id, &change, &entry).await.map_err(taken)?;
-            (platform.invalidate)(id);
-            account.ok_or(UseCaseError::UnknownTenant)?
-        }
-    };
+    let after = change_record(platform, actor, id, draft, now).await?;
     if touches_limits && after.status == TenantStatus::Active {
         push_limits(platform, &after, now).await?;
     }
     Ok(after)
+}
+
+/// How often a change is planned afresh because another one came between.
+const CHANGE_TRIES: u32 = 5;
+
+/// What is changed is planned from the record as it was read (limits depend on the tier and on each other), so
+/// it is written only on that very record; when another change came between, all is read and planned again.
+async fn change_record(
+    platform: &Platform<'_>,
+    actor: &Actor,
+    id: TenantId,
+    draft: TenantChangeDraft,
+    now: DateTime<Utc>,
+) -> Result<TenantAccount, UseCaseError> {
+    for _ in 0..CHANGE_TRIES {
+        let before = get_tenant(platform.tenants, id).await?;
+        let change = TenantChange { if_version: Some(before.version), ..plan(&before, draft.clone())? };
+        let Some(changes) = difference(fields(&before), changed_fields(&before, &change)) else {
+            return Ok(before);
+        };
+        let entry = entry(actor, now, AuditAction::Update, id, Some(changes));
+        let changed = platform.tenants.change(id, &change, &entry).await.map_err(taken)?;
+        (platform.invalidate)(id);
+        if let Some(account) = changed {
+            return Ok(account);
+        }
+    }
+    Err(StoreError::Contended("the tenant's record was changed by others again and again".into()).into())
 }
 
 /// Locks a tenant: nobody of it is served until it is resumed. Doing it twice is doing it once.
@@ -196,6 +214,7 @@ fn plan(before: &TenantAccount, draft: TenantChangeDraft) -> Result<TenantChange
         return Err(ValidationErrors(errors));
     }
     Ok(TenantChange {
+        if_version: None,
         name: draft.name,
         subdomain,
         tier: draft.tier,
@@ -421,6 +440,17 @@ mod tests {
         let changed = change(&world, draft).await.expect("changed");
         assert_eq!((changed.limits.musicians, changed.limits.active_projects), (Some(70), Some(20)));
         assert_eq!(limit_in_tenant(&world, Resource::Musicians), Some(70));
+    }
+
+    #[tokio::test]
+    async fn limits_that_two_set_at_once_both_hold() {
+        let world = world().await;
+        world.state().set_by_another = Some(Limits { instruments: Some(33), ..Tier::Small.limits() });
+        let by_hand = LimitChange { musicians: Some(Some(70)), ..Default::default() };
+        let draft = TenantChangeDraft { limits: by_hand, ..Default::default() };
+        let changed = change(&world, draft).await.expect("changed");
+        assert_eq!((changed.limits.musicians, changed.limits.instruments), (Some(70), Some(33)));
+        assert_eq!(world.state().audit.len(), 1, "what was not written is not in the audit");
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use super::binaries::PostgresBinaries;
 pub enum Durability {
     /// Everything that was acknowledged is on disk. What people's data needs.
     Durable,
-    /// Nothing is flushed, and the data directory is removed with the [`Cluster`], also when this process is
+    /// Nothing is flushed, and the data directory is removed with the [`Cluster`](super::Cluster), also when this process is
     /// killed. For tests.
     Throwaway,
 }

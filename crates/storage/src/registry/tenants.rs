@@ -245,7 +245,7 @@ impl TenantRegistry for PgTenantRegistry {
                 email_domain = CASE WHEN $15 THEN $16 ELSE email_domain END,
                 version = $17,
                 updated_at = $18
-            WHERE id = $1",
+            WHERE id = $1 AND ($19::bigint IS NULL OR version = $19)",
             id.as_uuid(),
             change.name,
             change.subdomain.as_ref().map(Subdomain::as_str),
@@ -263,7 +263,8 @@ impl TenantRegistry for PgTenantRegistry {
             change.email_domain.is_some(),
             change.email_domain.clone().flatten(),
             version,
-            entry.at
+            entry.at,
+            change.if_version
         )
         .execute(&mut *tx)
         .await
