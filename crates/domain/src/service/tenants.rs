@@ -115,9 +115,9 @@ async fn change_record(
             return Ok(before);
         };
         let entry = entry(actor, now, AuditAction::Update, id, Some(changes));
-        let changed = platform.tenants.change(id, &change, &entry).await.map_err(taken)?;
+        let account = platform.tenants.change(id, &change, &entry).await.map_err(taken)?;
         (platform.invalidate)(id);
-        if let Some(account) = changed {
+        if let Some(account) = account {
             return Ok(account);
         }
     }
