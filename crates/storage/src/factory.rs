@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use sqlx::{Connection, PgConnection};
 use stagesub_tenancy::router::Router;
 use stagesub_tenancy::{Access, BeginError, OpenError, PoolFactory, PoolTarget, TenantScope};
-use uuid::Uuid;
 
 use crate::logins::{DatabaseLogins, LoginRole};
+use crate::marker::{DatabaseKind, Marker, MarkerError, read_tenant_marker};
 use crate::pool::{TenantPool, TenantPoolSettings};
 use crate::target::ConnectionTarget;
 use crate::tx::TenantTx;
@@ -73,14 +73,14 @@ impl PoolFactory for LeanPoolFactory {
             .map_err(|source| OpenError::Unavailable(Box::new(source)))?
             .ok_or(OpenError::UnknownDatabase(database))?;
         let settings = self.settings(target);
-        let marker = tokio::time::timeout(settings.connect, read_marker(&login))
+        let marker = tokio::time::timeout(settings.connect, ask(&login))
             .await
             .map_err(|elapsed| OpenError::Unavailable(Box::new(elapsed)))?
-            .map_err(|source| OpenError::Unavailable(Box::new(source)))?;
-        let Some(marker) = marker else {
-            return Err(OpenError::WrongDatabase { detail: "it bears no marker".to_owned() });
-        };
-        marker.check(target)?;
+            .map_err(|error| match error {
+                MarkerError::Corrupt { .. } => OpenError::WrongDatabase { detail: error.to_string() },
+                error => OpenError::Unavailable(Box::new(error)),
+            })?;
+        check(marker, target)?;
         TenantPool::new(login.to_connect_options(), settings)
             .map_err(|source| OpenError::Unavailable(Box::new(source)))
     }
@@ -90,44 +90,26 @@ impl PoolFactory for LeanPoolFactory {
     }
 }
 
-/// What a database says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Marker {
-    role: String,
-    database: Uuid,
-    tenant: Option<Uuid>,
-}
-
-async fn read_marker(login: &ConnectionTarget) -> Result<Option<Marker>, sqlx::Error> {
+/// Asks the database what it is, as the login that will use it.
+async fn ask(login: &ConnectionTarget) -> Result<Option<Marker>, MarkerError> {
     let mut connection = PgConnection::connect_with(&login.to_connect_options()).await?;
-    let row: Option<(String, Uuid, Option<Uuid>)> =
-        sqlx::query_as("SELECT role, database_id, tenant_id FROM app.marker")
-            .fetch_optional(&mut connection)
-            .await?;
+    let marker = read_tenant_marker(&mut connection).await?;
     connection.close().await?;
-    Ok(row.map(|(role, database, tenant)| Marker { role, database, tenant }))
+    Ok(marker)
 }
 
-impl Marker {
-    /// Refuses a database that is not the one the target names.
-    fn check(&self, target: &PoolTarget) -> Result<(), OpenError> {
-        let wrong = |detail: String| Err(OpenError::WrongDatabase { detail });
-        let (role, database, tenant) = match target {
-            PoolTarget::Shared(database) => ("shared", database.as_uuid(), None),
-            PoolTarget::Dedicated { tenant, database, .. } => {
-                ("dedicated", database.as_uuid(), Some(tenant.as_uuid()))
-            }
-        };
-        if self.database != database {
-            return wrong(format!("it is database {}, not {database}", self.database));
+/// Refuses a database that is not the one the target names.
+fn check(marker: Option<Marker>, target: &PoolTarget) -> Result<(), OpenError> {
+    let (kind, database) = match target {
+        PoolTarget::Shared(database) => (DatabaseKind::Shared, *database),
+        PoolTarget::Dedicated { tenant, database, .. } => (DatabaseKind::Dedicated(*tenant), *database),
+    };
+    match marker {
+        Some(marker) if marker.kind == kind && marker.database == database => Ok(()),
+        Some(marker) => {
+            Err(OpenError::WrongDatabase { detail: format!("it is {marker}, not {kind} ({database})") })
         }
-        if self.role != role {
-            return wrong(format!("it is marked {}, not {role}", self.role));
-        }
-        if self.tenant != tenant {
-            return wrong("it is marked as another tenant's".to_owned());
-        }
-        Ok(())
+        None => Err(OpenError::WrongDatabase { detail: "it bears no marker".to_owned() }),
     }
 }
 
@@ -169,6 +151,8 @@ impl TenantDb {
 mod tests {
     use stagesub_tenancy::{DatabaseId, PlacementEpoch, TenantId};
 
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -190,29 +174,29 @@ mod tests {
         }
     }
 
-    fn marker(role: &str, database: u128, tenant: Option<u128>) -> Marker {
-        Marker {
-            role: role.to_owned(),
-            database: Uuid::from_u128(database),
-            tenant: tenant.map(Uuid::from_u128),
-        }
+    fn marker(kind: DatabaseKind, database: u128) -> Marker {
+        Marker { kind, database: DatabaseId::from_uuid(Uuid::from_u128(database)), demo: false }
+    }
+
+    fn of(tenant: u128) -> DatabaseKind {
+        DatabaseKind::Dedicated(TenantId::from_uuid(Uuid::from_u128(tenant)))
     }
 
     #[test]
     fn only_the_database_that_says_it_is_the_tenants_is_opened() {
         let target = dedicated(1, 10);
-        assert!(marker("dedicated", 10, Some(1)).check(&target).is_ok());
+        assert!(check(Some(marker(of(1), 10)), &target).is_ok());
         for wrong in
-            [marker("dedicated", 10, Some(2)), marker("dedicated", 11, Some(1)), marker("shared", 10, None)]
+            [Some(marker(of(2), 10)), Some(marker(of(1), 11)), Some(marker(DatabaseKind::Shared, 10)), None]
         {
-            assert!(matches!(wrong.check(&target), Err(OpenError::WrongDatabase { .. })), "{wrong:?}");
+            assert!(matches!(check(wrong, &target), Err(OpenError::WrongDatabase { .. })), "{wrong:?}");
         }
     }
 
     #[test]
     fn a_tenants_own_database_is_no_shared_one() {
         let target = PoolTarget::Shared(DatabaseId::from_uuid(Uuid::from_u128(10)));
-        assert!(marker("shared", 10, None).check(&target).is_ok());
-        assert!(marker("dedicated", 10, Some(1)).check(&target).is_err());
+        assert!(check(Some(marker(DatabaseKind::Shared, 10)), &target).is_ok());
+        assert!(check(Some(marker(of(1), 10)), &target).is_err());
     }
 }
