@@ -16,7 +16,7 @@
 //! | one transaction there | [`unit`](mod@unit) | [`TenantScope`] -> the service's own unit of work |
 //!
 //! Beside the path: [`tenant`], [`subdomain`] and [`placement`] are its values, [`quota`] the rules of limits,
-//! [`clock`] the time. The feature `axum` adds `http`, a layer and an extractor; the feature `testing` adds
+//! [`clock`] the time, [`prove`] attacks on isolation and what became of them. The feature `axum` adds `http`, a layer and an extractor; the feature `testing` adds
 //! `testing`, doubles for a service's own tests.
 //!
 //! A service implements four ports: [`TenantDirectory`] (its list of tenants), [`ChangeFeed`] (what changed in
@@ -139,6 +139,7 @@ pub mod host;
 pub mod http;
 pub mod placement;
 pub mod pools;
+pub mod prove;
 pub mod proxies;
 pub mod quota;
 pub mod resolver;
