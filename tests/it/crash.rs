@@ -78,6 +78,13 @@ impl Demo {
         Running { child, facts }
     }
 
+    /// Runs a command on this demo, beside whatever serves it.
+    async fn beside(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = program::command().await;
+        command.args(arguments).args(["--demo", "--data-dir"]).arg(&self.dir);
+        timeout(DEADLINE, command.output()).await.expect("it ends in time").expect("the program starts")
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.with_extension("log")
     }
@@ -233,6 +240,11 @@ async fn what_was_acknowledged_outlives_every_kill_and_the_next_start_serves() {
     placements.sort_unstable();
     assert_eq!(placements, ["dedicated", "shared", "shared"]);
 
+    // Another process works on it, with nothing said but where it is.
+    let listed = demo.beside(&["tenant", "list", "--json"]).await;
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("a list of orchestras");
+    assert_eq!(listed.as_array().map(Vec::len), Some(3), "{listed}");
+
     // The server alone. Its PostgreSQL goes on and is taken over.
     let mut acknowledged = write_through(&orchestras, "server", async || server.kill().await).await;
     let postgres = demo.postgres().expect("PostgreSQL outlived its server");
@@ -277,4 +289,8 @@ async fn what_was_acknowledged_outlives_every_kill_and_the_next_start_serves() {
     // Told to stop, it stops everything that it started.
     server.stop().await;
     assert!(demo.postgres().is_none_or(|pid| kill(pid, None).is_err()), "PostgreSQL was stopped too");
+    let told = demo.beside(&["tenant", "list"]).await;
+    assert_eq!(told.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.contains("does not run") && told.contains("stagesub demo"), "{told}");
 }

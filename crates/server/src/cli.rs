@@ -14,6 +14,7 @@ use stagesub_domain::error::{StoreError, UseCaseError};
 use stagesub_tenancy::HostPolicy;
 
 use crate::config::{ConfigError, DatabaseSettings, RawConfig};
+use crate::demo::existing;
 use crate::problem::error_chain;
 use crate::telemetry;
 use crate::wiring::Platform;
@@ -28,7 +29,7 @@ pub mod serve;
 pub mod tenant;
 pub mod user;
 
-use args::{DemoArgs, KeysCommand, MigrateArgs, ServeArgs, TenantCommand, UserCommand};
+use args::{DemoArgs, KeysCommand, MigrateArgs, PlatformArgs, ServeArgs, TenantCommand, UserCommand};
 
 /// Longest that closing connections may take once a command is done.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -40,6 +41,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// On which platform.
+    #[command(flatten)]
+    pub platform: PlatformArgs,
 }
 
 /// What can be asked for.
@@ -158,18 +162,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    check_use(&cli)?;
+    let PlatformArgs { demo: on_demo, data_dir } = cli.platform;
     if let Command::Keys(command) = &cli.command {
         return keys::run(command);
     }
-    let raw = RawConfig::load()?;
+    let mut raw = RawConfig::load()?;
     telemetry::install(raw.log_filter(), raw.log_format()?).map_err(|error| Failure::of(&error))?;
+    if on_demo {
+        raw = existing::configuration(data_dir.as_deref(), &raw).map_err(|error| Failure::of(&error))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("the operating system refused to start threads: {error}")))?;
     runtime.block_on(async {
         match cli.command {
-            Command::Demo(arguments) => demo::run(arguments, &raw).await,
+            Command::Demo(arguments) => demo::run(arguments, data_dir.as_deref(), &raw).await,
             Command::Serve(arguments) => serve::run(arguments, &raw).await,
             Command::Migrate(arguments) => migrate::run(arguments, &raw).await,
             Command::Tenant(command) => tenant::run(command, &raw).await,
@@ -178,6 +187,24 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Keys(command) => keys::run(&command),
         }
     })
+}
+
+/// What the parser cannot tell: which commands the options of a platform belong to.
+fn check_use(cli: &Cli) -> Result<(), Failure> {
+    let PlatformArgs { demo: on_demo, data_dir } = &cli.platform;
+    match &cli.command {
+        Command::Demo(_) if *on_demo => Err(Failure::wrong_use(
+            "`stagesub demo` runs a demo; --demo is for the commands that work on one",
+        )),
+        Command::Demo(_) => Ok(()),
+        Command::Keys(_) if *on_demo || data_dir.is_some() => Err(Failure::wrong_use(
+            "`stagesub keys` works on no platform, so --demo and --data-dir mean nothing to it",
+        )),
+        _ if data_dir.is_some() && !on_demo => {
+            Err(Failure::wrong_use("--data-dir says where a demo is; say --demo too, to work on it"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -215,6 +242,8 @@ mod tests {
             "stagesub user create a@b.example --first-name A --last-name B --tenant orch --role user --no-password",
             "stagesub user set-password a@b.example --password-stdin --json",
             "stagesub keys generate --json",
+            "stagesub tenant list --demo --json",
+            "stagesub --demo --data-dir /tmp/x tenant list",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }
@@ -250,6 +279,21 @@ mod tests {
         {
             let error = parse(line).unwrap_err();
             assert_eq!((error.exit_code(), error.kind()), (0, kind));
+        }
+    }
+
+    #[test]
+    fn a_demo_is_worked_on_where_that_means_something() {
+        let check = |line| check_use(&parse(line).unwrap()).map_err(|failure| failure.code());
+        for line in ["stagesub demo --data-dir /tmp/x", "stagesub tenant list --demo --data-dir /tmp/x"] {
+            assert_eq!(check(line), Ok(()), "{line}");
+        }
+        for line in [
+            "stagesub demo --demo",
+            "stagesub keys generate --demo",
+            "stagesub tenant list --data-dir /tmp/x",
+        ] {
+            assert_eq!(check(line), Err(2), "{line}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The whole platform on one machine, with nothing configured.
 
 pub mod cast;
+pub mod existing;
 pub mod ground;
 pub mod report;
 pub mod secrets;

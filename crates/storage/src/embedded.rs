@@ -8,6 +8,7 @@
 //! - `binaries.rs` finds `initdb` and `postgres`; `account.rs` decides which user runs them
 //! - `layout.rs` the files in the data directory; `pid_file.rs` what `postmaster.pid` says
 //! - `launch.rs` makes the cluster, starts it or adopts the one that still runs; `supervise.rs` restarts it
+//! - `running.rs` finds the one that another process runs
 //!
 //! # Invariants
 //! - One process at a time uses a data directory (a file lock, which ends with the process).
@@ -22,6 +23,7 @@ mod launch;
 mod layout;
 mod options;
 mod pid_file;
+mod running;
 mod supervise;
 
 use std::io;
@@ -30,6 +32,7 @@ use std::path::PathBuf;
 pub use binaries::PostgresBinaries;
 pub use cluster::Cluster;
 pub use options::{ClusterOptions, Durability, default_data_dir};
+pub use running::running_in;
 
 use crate::target::TargetError;
 
@@ -168,6 +171,18 @@ pub enum LaunchError {
     /// No data directory was named, and there is no home directory to put one in.
     #[error("there is no home directory (HOME is not set); name a data directory")]
     NoHome,
+    /// No cluster was ever made in this directory.
+    #[error("there is no Postgres of ours in {}", dir.display())]
+    NoCluster {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The cluster in this directory is down, or not yet up.
+    #[error("the Postgres in {} does not run", dir.display())]
+    NotRunning {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// Postgres did not stop.
     #[error("Postgres (process {pid}) did not stop")]
     DidNotStop {

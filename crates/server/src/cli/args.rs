@@ -8,15 +8,23 @@ use stagesub_domain::role::Role;
 use stagesub_domain::subscription::Tier;
 use stagesub_tenancy::{Subdomain, TenantCode, TenantId};
 
+/// Which platform a command works on.
+#[derive(Debug, Args)]
+pub struct PlatformArgs {
+    /// Work on the demo that runs on this machine, instead of the platform that the environment names.
+    #[arg(long, global = true)]
+    pub demo: bool,
+    /// Where a demo keeps its data and secrets [default: `STAGESUB_DATA_DIR`, else a place for this user].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
 /// `stagesub demo`
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Where to listen.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Where data and generated secrets are kept [default: `STAGESUB_DATA_DIR`, else a place for this user].
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
     /// One line of JSON once ready.
     #[arg(long)]
     pub json: bool,

@@ -17,11 +17,11 @@ use crate::node::Node;
 use crate::serving::{self, Stop};
 
 /// Runs the command. Postgres is stopped last, whatever happens before.
-pub async fn run(arguments: DemoArgs, raw: &RawConfig) -> Result<(), Failure> {
+pub async fn run(arguments: DemoArgs, data_dir: Option<&Path>, raw: &RawConfig) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
     // First the port: a taken one is told before anything is started.
     let listener = serving::bind(arguments.listen).await?;
-    let data_dir = arguments.data_dir.as_deref().or(raw.stagesub_data_dir.as_deref());
+    let data_dir = data_dir.or(raw.stagesub_data_dir.as_deref());
     let ground = tokio::select! {
         ground = Ground::lay(data_dir, raw) => ground.map_err(|error| Failure::of(&error))?,
         () = stop.asked.cancelled() => return Ok(()),

@@ -71,6 +71,16 @@ impl Secrets {
         Ok(secrets)
     }
 
+    /// Reads the secrets kept in `dir` and changes nothing; `None`: no demo keeps any there.
+    pub fn load(dir: &Path) -> Result<Option<Self>, SecretsError> {
+        let path = dir.join(FILE);
+        match fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(text) => Self::from_text(&path, &text).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SecretsError::Io { path, source }),
+        }
+    }
+
     /// The platform administrator's login.
     #[must_use]
     pub fn superadmin(&self) -> Login {

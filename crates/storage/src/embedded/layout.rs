@@ -49,6 +49,17 @@ impl Layout {
         Ok(Self { root })
     }
 
+    /// The directory of a cluster that is there; makes nothing.
+    pub(super) fn find(dir: &Path) -> Result<Self, LaunchError> {
+        match dir.canonicalize() {
+            Ok(root) => Ok(Self { root }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(LaunchError::NoCluster { dir: dir.into() })
+            }
+            Err(error) => Err(LaunchError::file(dir, "read")(error)),
+        }
+    }
+
     /// Checks that the directory holds nothing yet, for a cluster that will remove it.
     pub(super) fn check_empty(&self) -> Result<(), LaunchError> {
         let mut entries = std::fs::read_dir(&self.root).map_err(LaunchError::file(&self.root, "read"))?;
