@@ -11,6 +11,7 @@
 //! - [`migrate`] roles, logins and schemas of a database; [`marker`] what a database says of itself;
 //!   [`databases`] makes one for a single tenant
 //! - [`target`] connection strings taken apart; [`seal`] kept secret; [`logins`] who knows them
+//! - [`prove`] attacks a database's isolation, and shows that the attacks would succeed without its guards
 //! - [`directory`] where each tenant is; [`registry`] the platform's own records
 //!
 //! The second half, the feature `orchestra`, is `repo`, the repositories of an orchestra's entities on one
@@ -72,6 +73,7 @@ pub mod logins;
 pub mod marker;
 pub mod migrate;
 pub mod pool;
+pub mod prove;
 pub mod registry;
 mod roles;
 pub mod seal;
