@@ -27,6 +27,10 @@ use crate::openapi::ApiDoc;
 use crate::problem::{self, Problem};
 use crate::state::AppState;
 
+mod authority;
+
+pub use authority::{HostKind, RouteAuthority, Who, authority};
+
 /// Largest JSON body, in bytes.
 const MAX_BODY_BYTES: usize = 256 * 1024;
 
@@ -66,27 +70,34 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     api().split_for_parts().1
 }
 
+/// What answers by the host that is asked: the API and its description.
+fn addressed(api: OpenApiRouter<AppState>) -> Router<AppState> {
+    let (api, description) = api.split_for_parts();
+    api.merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description))
+}
+
+/// Probes come by address, so they stand before the host is asked for.
+fn probes() -> Router<AppState> {
+    Router::new()
+        .route("/healthz", axum::routing::get(health::healthz))
+        .route("/readyz", axum::routing::get(health::readyz))
+}
+
 /// Builds the server's service.
 pub fn build_router(state: AppState) -> Router {
-    let (api, description) = api().split_for_parts();
     let tenants = TenantLayer::new(
         state.resolver.clone(),
         Arc::clone(&state.clock),
         state.trusted_proxies.clone(),
         Arc::new(|error| Problem::from(error).into_response()),
     );
-    let addressed = api
-        .merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description))
+    let addressed = addressed(api())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), redirect_www))
         .layer(tenants);
-    // Probes come by address, so they stand before the host is asked for.
-    let probes = Router::new()
-        .route("/healthz", axum::routing::get(health::healthz))
-        .route("/readyz", axum::routing::get(health::readyz));
     Router::new()
-        .merge(probes)
+        .merge(probes())
         .fallback_service(addressed.with_state(state.clone()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(timeout))
