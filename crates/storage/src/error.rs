@@ -10,6 +10,11 @@ pub const STALE_EPOCH: &str = "TN001";
 /// SQLSTATE that `app.enter` raises: a writing transaction above READ COMMITTED.
 pub const ISOLATION: &str = "TN002";
 
+/// SQLSTATE of a lock that was not to be had in time.
+pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// SQLSTATE of a session that the server ended because its transaction did nothing for too long.
+const IDLE_IN_TRANSACTION: &str = "25P03";
+
 /// What a database error means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -80,6 +85,7 @@ pub fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
 pub(crate) fn begin_error(error: sqlx::Error) -> BeginError {
     match classify(&error) {
         Failure::StaleEpoch => BeginError::Moved,
+        Failure::Contended => BeginError::Locked(Box::new(error)),
         _ => BeginError::Unavailable(Box::new(error)),
     }
 }
@@ -95,6 +101,12 @@ pub enum CommitError {
     /// The connection was lost while committing: whether it was kept is not known.
     #[error("the connection was lost while committing")]
     Unknown(#[source] BoxError),
+}
+
+/// Whether an error of a COMMIT leaves it open what became of the transaction. A server that ended the session for
+/// being idle says that no COMMIT had reached it.
+pub(crate) fn leaves_open(error: &sqlx::Error) -> bool {
+    is_dead(error) && sqlstate(error).as_deref() != Some(IDLE_IN_TRANSACTION)
 }
 
 #[cfg(test)]
@@ -127,6 +139,7 @@ mod tests {
     fn a_broken_socket_is_a_lost_connection() {
         let error = sqlx::Error::Io(std::io::ErrorKind::BrokenPipe.into());
         assert!(is_dead(&error));
+        assert!(leaves_open(&error));
         assert!(matches!(begin_error(error), BeginError::Unavailable(_)));
     }
 }

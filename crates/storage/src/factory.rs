@@ -9,6 +9,7 @@ use stagesub_tenancy::{Access, BeginError, OpenError, PoolFactory, PoolTarget, T
 
 use crate::logins::{DatabaseLogins, LoginRole};
 use crate::marker::{DatabaseKind, Marker, MarkerError, read_tenant_marker};
+use crate::patience::{MovePatience, Tries};
 use crate::pool::{TenantPool, TenantPoolSettings};
 use crate::target::ConnectionTarget;
 use crate::tx::TenantTx;
@@ -113,33 +114,41 @@ fn check(marker: Option<Marker>, target: &PoolTarget) -> Result<(), OpenError> {
     }
 }
 
-/// How often a begin that the database refused as out of date is tried again with a fresh placement.
-const STALE_RETRIES: u32 = 2;
-
 /// Begins tenant transactions: what an embedder holds.
 pub struct TenantDb {
     router: Arc<Router<LeanPoolFactory>>,
+    patience: MovePatience,
 }
 
 impl TenantDb {
-    /// Over a router.
+    /// Over a router, with the default patience.
     #[must_use]
     pub fn new(router: Arc<Router<LeanPoolFactory>>) -> Self {
-        Self { router }
+        Self { router, patience: MovePatience::default() }
     }
 
-    /// Begins a transaction for the scope's tenant, wherever its data is now.
+    /// The same with other bounds for a tenant that is being moved.
+    #[must_use]
+    pub fn with_patience(self, patience: MovePatience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Begins a transaction for the scope's tenant, wherever its data is now. A refused epoch is tried again with
+    /// a placement that the directory is asked for afresh, for as long as [`MovePatience`] says; no connection is
+    /// held in between.
     ///
     /// # Errors
-    /// As [`TenantTx::begin`]; [`BeginError::Moved`] only when a fresh placement was refused as well.
+    /// As [`TenantTx::begin`]; [`BeginError::Moved`] only when the time was up.
     pub async fn begin(&self, scope: &TenantScope, access: Access) -> Result<TenantTx, BeginError> {
-        let mut retries = 0;
+        let mut tries = Tries::new(self.patience);
         loop {
             let routed = self.router.lease(scope).await?;
             match TenantTx::begin(routed, scope, access).await {
-                Err(BeginError::Moved) if retries < STALE_RETRIES => {
-                    retries += 1;
+                Err(BeginError::Moved) => {
                     self.router.forget(scope.tenant_id());
+                    if !tries.another().await {
+                        return Err(BeginError::Moved);
+                    }
                 }
                 other => return other,
             }

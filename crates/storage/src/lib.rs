@@ -4,7 +4,8 @@
 //! `orchestra` it depends on `stagesub-tenancy` alone.
 //!
 //! - [`tx`] the transaction that is bound to one tenant, the only way to tenant data; [`pool`] the connections
-//!   under it; [`factory`] opens pools for the router and begins transactions; [`fence`] lets a tenant in
+//!   under it; [`factory`] opens pools for the router and begins transactions, with [`patience`] for a tenant that
+//!   moves; [`fence`] lets a tenant in
 //! - [`catalogue`] which tenant tables there are, in which order they are copied, and what is wrong with them
 //! - [`error`] what a database error means to a caller
 //! - [`embedded`] runs the installed Postgres as a cluster of our own
@@ -72,6 +73,7 @@ mod hardening;
 pub mod logins;
 pub mod marker;
 pub mod migrate;
+pub mod patience;
 pub mod pool;
 pub mod prove;
 pub mod registry;

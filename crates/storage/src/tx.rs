@@ -1,6 +1,7 @@
 //! The transaction that is bound to one tenant: the only place that begins one.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -10,7 +11,7 @@ use sqlx::{AssertSqlSafe, Either, Execute, Executor, PgConnection, Postgres, Sql
 use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, TenantId, TenantScope};
 
-use crate::error::{CommitError, begin_error, is_dead};
+use crate::error::{CommitError, begin_error, is_dead, leaves_open};
 use crate::pool::{Borrowed, TenantPool, TxTimeouts};
 
 /// One transaction on one tenant's data.
@@ -53,7 +54,8 @@ impl TenantTx {
     ///
     /// # Errors
     /// [`BeginError::Moved`] when the database serves the tenant no more, or at another epoch;
-    /// [`BeginError::Busy`] when no connection was to be had in time.
+    /// [`BeginError::Busy`] when no connection was to be had in time; [`BeginError::Locked`] when the tenant was
+    /// locked for longer than a lock is waited for.
     pub async fn begin(
         routed: Routed<TenantPool>,
         scope: &TenantScope,
@@ -114,7 +116,7 @@ impl TenantTx {
             }
             // The server had answered COMMIT: it is kept, only the connection is of doubtful use.
             Err(_) if ended >= committed_after => Ok(()),
-            Err(error) if is_dead(&error) && self.access == Access::Write => {
+            Err(error) if leaves_open(&error) && self.access == Access::Write => {
                 Err(CommitError::Unknown(Box::new(error)))
             }
             Err(error) => Err(CommitError::Refused(Box::new(error))),
@@ -135,10 +137,15 @@ fn begin_text(tenant: TenantId, access: Access, epoch: PlacementEpoch, timeouts:
          SET LOCAL lock_timeout={};\
          SET LOCAL idle_in_transaction_session_timeout={};\
          CALL app.enter({epoch})",
-        timeouts.statement.as_millis(),
-        timeouts.lock.as_millis(),
-        timeouts.idle.as_millis(),
+        milliseconds(timeouts.statement),
+        milliseconds(timeouts.lock),
+        milliseconds(timeouts.idle),
     )
+}
+
+/// A bound as the server takes it, which 0 would switch off.
+fn milliseconds(bound: Duration) -> i32 {
+    i32::try_from(bound.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
 /// The last message. sqlx takes the `COMMIT` of an aborted transaction for a success (the server answers
@@ -205,8 +212,6 @@ impl TenantTx {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -225,6 +230,14 @@ mod tests {
              SET LOCAL idle_in_transaction_session_timeout=30000;CALL app.enter(7)"
         );
         assert!(begin_text(tenant, Access::Read, PlacementEpoch(7), timeouts).contains("READ ONLY;"));
+    }
+
+    #[test]
+    fn no_bound_is_switched_off_by_being_short_or_long() {
+        assert_eq!(milliseconds(Duration::ZERO), 1);
+        assert_eq!(milliseconds(Duration::from_micros(500)), 1);
+        assert_eq!(milliseconds(Duration::from_secs(15)), 15_000);
+        assert_eq!(milliseconds(Duration::MAX), i32::MAX);
     }
 
     #[test]

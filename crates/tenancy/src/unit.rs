@@ -41,6 +41,9 @@ pub enum BeginError {
     /// The tenant is elsewhere now: the database refused the epoch.
     #[error("the tenant has moved")]
     Moved,
+    /// The tenant was locked, as while it is moved, for longer than a lock is waited for.
+    #[error("the tenant is locked")]
+    Locked(#[source] BoxError),
     /// Every connection was busy for the whole bounded wait.
     #[error("all connections to the tenant's database are busy")]
     Busy,
