@@ -47,6 +47,10 @@ pub enum StoreError {
     /// The database cannot be reached, is busy or took too long.
     #[error("the store is unavailable")]
     Unavailable(#[source] BoxError),
+    /// The connection was lost while committing: everything of the transaction was kept, or nothing, and nobody
+    /// here knows which. Doing it again may do it twice.
+    #[error("it is not known whether the change was kept")]
+    CommitUnknown(#[source] BoxError),
     /// A stored row breaks a rule of its type.
     #[error("{table} {id} is corrupt")]
     Corrupt {
@@ -62,7 +66,14 @@ pub enum StoreError {
 
 impl From<SequenceError> for StoreError {
     fn from(error: SequenceError) -> Self {
-        Self::Unavailable(Box::new(error))
+        match error {
+            SequenceError::Contended(_) => Self::Contended(Box::new(error)),
+            SequenceError::Unavailable(_) => Self::Unavailable(Box::new(error)),
+            SequenceError::Missing { kind } => {
+                Self::Corrupt { table: "id_counter", id: kind.code().to_owned() }
+            }
+            _ => Self::Failed(Box::new(error)),
+        }
     }
 }
 
@@ -135,6 +146,12 @@ pub enum UseCaseError {
         /// Until when a little more was tolerated, if it was.
         grace_until: Option<DateTime<Utc>>,
     },
+    /// The key names another request, which was answered.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The request that the key names is at work still.
+    #[error("the request of this idempotency key is still at work")]
+    KeyUnderway,
     /// The platform has no such tenant.
     #[error("no such tenant")]
     UnknownTenant,
@@ -147,4 +164,19 @@ pub enum UseCaseError {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_that_gave_no_number_says_what_any_row_would() {
+        let told = |error: SequenceError| StoreError::from(error);
+        assert!(matches!(told(SequenceError::Contended("deadlock".into())), StoreError::Contended(_)));
+        assert!(matches!(told(SequenceError::Unavailable("down".into())), StoreError::Unavailable(_)));
+        assert!(matches!(told(SequenceError::Failed("no such column".into())), StoreError::Failed(_)));
+        let missing = told(SequenceError::Missing { kind: Kind::Musician });
+        assert!(matches!(missing, StoreError::Corrupt { table: "id_counter", id } if id == "MUS"));
+    }
 }

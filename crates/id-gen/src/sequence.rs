@@ -39,9 +39,23 @@ pub trait SequenceStore: Send {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SequenceError {
+    /// Another transaction was in the way: a deadlock, or a lock that was not to be had. The same request may
+    /// succeed when made again.
+    #[error("another change holds the id counter")]
+    Contended(#[source] BoxError),
     /// The counter cannot be reached.
     #[error("the id counter is unavailable")]
     Unavailable(#[source] BoxError),
+    /// The tenant has no counter of this kind. It is made with the tenant: starting at 1 in its absence would give
+    /// numbers out again.
+    #[error("the id counter of {kind} is missing")]
+    Missing {
+        /// Of which kind.
+        kind: Kind,
+    },
+    /// The statement failed: a defect of this program or of the schema.
+    #[error("the id counter failed")]
+    Failed(#[source] BoxError),
 }
 
 #[cfg(test)]

@@ -100,6 +100,7 @@ fn unshared(error: Arc<StoreError>) -> StoreError {
         StoreError::Corrupt { table, id } => StoreError::Corrupt { table, id: id.clone() },
         StoreError::Contended(_) => StoreError::Contended(Box::new(error)),
         StoreError::Unavailable(_) => StoreError::Unavailable(Box::new(error)),
+        StoreError::CommitUnknown(_) => StoreError::CommitUnknown(Box::new(error)),
         _ => StoreError::Failed(Box::new(error)),
     }
 }

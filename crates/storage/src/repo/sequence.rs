@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use stagesub_id_gen::{Kind, Reserved, SequenceError, SequenceStore};
 
+use crate::error::{Failure, classify};
 use crate::tx::TenantTx;
 
 pub(crate) struct PgSequences<'w> {
@@ -24,11 +25,21 @@ impl SequenceStore for PgSequences<'_> {
         )
         .fetch_optional(&mut *self.tx)
         .await
-        .map_err(|error| SequenceError::Unavailable(Box::new(error)))?;
+        .map_err(sequence_error)?;
         match last {
             Some(last) => Ok(Reserved { first: last - i64::from(count) + 1, count }),
-            // Made with the tenant; starting at 1 in its absence would give numbers out again.
-            None => Err(SequenceError::Unavailable(format!("the counter of {kind} is missing").into())),
+            None => Err(SequenceError::Missing { kind }),
         }
+    }
+}
+
+/// What a failure of the counter means, by the same table as that of any other row.
+fn sequence_error(error: sqlx::Error) -> SequenceError {
+    match classify(&error) {
+        Failure::Contended => SequenceError::Contended(Box::new(error)),
+        Failure::ConnectionLost | Failure::TimedOut | Failure::Exhausted | Failure::StaleEpoch => {
+            SequenceError::Unavailable(Box::new(error))
+        }
+        Failure::Constraint(_) | Failure::Statement => SequenceError::Failed(Box::new(error)),
     }
 }
