@@ -46,6 +46,12 @@ impl Client {
         Self { token: Some(token.into()), ..self.clone() }
     }
 
+    /// The same client, asking another node.
+    #[must_use]
+    pub fn through(&self, router: Router) -> Self {
+        Self { router, ..self.clone() }
+    }
+
     /// The same client, not signed in.
     #[must_use]
     pub fn anonymous(&self) -> Self {

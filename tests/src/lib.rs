@@ -3,6 +3,7 @@
 //!
 //! - `cluster.rs` the PostgreSQL of this test process, and the templates that databases are copied from
 //! - `platform.rs` one platform with databases of its own: what a test starts with
+//! - `node.rs` a second node on the same databases
 //! - `orchestra.rs` an orchestra on it, shared or dedicated, with its people signed in
 //! - `client.rs` requests and answers
 //! - `program.rs` the program `stagesub` as its users run it
@@ -17,10 +18,12 @@
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod node;
 pub mod orchestra;
 pub mod platform;
 pub mod program;
 
 pub use client::{Answer, Client};
-pub use orchestra::{Kept, Orchestra};
+pub use node::SecondNode;
+pub use orchestra::{Kept, Member, Orchestra};
 pub use platform::TestPlatform;

@@ -108,6 +108,25 @@ impl Orchestra {
     }
 }
 
+/// A member of an orchestra, signed in there.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Identity.
+    pub user: Uuid,
+    /// Login address.
+    pub email: String,
+    /// Signed in.
+    pub client: Client,
+}
+
+impl Member {
+    /// The same person with a new access token.
+    pub async fn sign_in_again(&self) -> Self {
+        let (client, user) = sign_in(&self.client, &self.email, PASSWORD).await;
+        Self { user, email: self.email.clone(), client }
+    }
+}
+
 /// Signs a person in at the client's host, and tells who that is.
 pub(crate) async fn sign_in(client: &Client, email: &str, password: &str) -> (Client, Uuid) {
     let login = json!({ "email": email, "password": password });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 use stagesub_domain::actor::Actor;
 use stagesub_domain::audit::{AuditAction, AuditEntry};
 use stagesub_domain::ports::registry::NewMember;
@@ -13,6 +13,7 @@ use stagesub_domain::role::Role;
 use stagesub_server::bootstrap::ensure_superadmin;
 use stagesub_server::config::{DatabaseSettings, PoolSizes, ServingSettings, SuperadminSettings};
 use stagesub_server::jobs::Jobs;
+use stagesub_server::jobs::changes::Follow;
 use stagesub_server::routes::build_router;
 use stagesub_server::state::AppState;
 use stagesub_server::wiring::Platform;
@@ -24,7 +25,7 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::cluster::{Cluster, keys};
 use crate::database::{AuditRow, connect, copy, point_at_copies};
-use crate::orchestra::{Kept, Orchestra, PASSWORD, sign_in};
+use crate::orchestra::{Kept, Member, Orchestra, PASSWORD, sign_in};
 
 const SUPERADMIN: &str = "ceo@stagesub.test";
 const SUPERADMIN_PASSWORD: &str = "en dirigent utan taktpinne";
@@ -71,17 +72,7 @@ impl TestPlatform {
 
     async fn start_with(proxies: &str, pools: PoolSizes) -> Self {
         let registry = fresh_databases().await;
-        let serving = ServingSettings {
-            jwt_secret: SecretString::from("a secret of the tests, long enough to sign with"),
-            hosts: HostPolicy::new(Self::DOMAIN).expect("a domain"),
-            trusted_proxies: proxies.parse().expect("networks"),
-            listen: ([127, 0, 0, 1], 0).into(),
-            superadmin: Some(SuperadminSettings {
-                email: SUPERADMIN.to_owned(),
-                password: SecretString::from(SUPERADMIN_PASSWORD),
-            }),
-            shutdown: Duration::from_secs(5),
-        };
+        let serving = serving(proxies, Follow::default());
         let (wired, state, jobs) = open(&registry, pools, &serving).await;
         let client = Client::new(build_router(state.clone()), Self::DOMAIN);
         Self {
@@ -131,6 +122,12 @@ impl TestPlatform {
         self.superadmin.get_or_init(|| signed_in).await.clone()
     }
 
+    /// What the platform's administrator signs in with.
+    #[must_use]
+    pub fn superadmin_login(&self) -> Value {
+        json!({ "email": SUPERADMIN, "password": SUPERADMIN_PASSWORD })
+    }
+
     /// Makes an orchestra the way the platform's administrator does, without limits.
     pub async fn orchestra(&self, kept: Kept, subdomain: &str) -> Orchestra {
         let code = format!("T{}", self.orchestras.fetch_add(1, Ordering::Relaxed));
@@ -170,6 +167,11 @@ impl TestPlatform {
 
     /// Makes somebody a member of an orchestra and signs them in there.
     pub async fn member(&self, orchestra: &Orchestra, role: Role) -> Client {
+        self.person(orchestra, role).await.client
+    }
+
+    /// The same, with who it is.
+    pub async fn person(&self, orchestra: &Orchestra, role: Role) -> Member {
         let email = format!("{}-{}@{}.example", role.as_str(), Uuid::now_v7().simple(), orchestra.subdomain);
         let hash = self.state.passwords.hash(&SecretString::from(PASSWORD)).await.expect("a hash");
         let member = NewMember {
@@ -189,7 +191,8 @@ impl TestPlatform {
         };
         let people = &self.state.people;
         people.add_member(orchestra.tenant, &member, role, &entry).await.expect("a new member");
-        sign_in(&self.client.at(&orchestra.host), &email, PASSWORD).await.0
+        let (client, user) = sign_in(&self.client.at(&orchestra.host), &email, PASSWORD).await;
+        Member { user, email, client }
     }
 
     /// Permission to touch an orchestra's data, as a request to its host gets it.
@@ -280,6 +283,22 @@ impl TestPlatform {
     }
 }
 
+/// How every node of a test serves.
+pub(crate) fn serving(proxies: &str, follow: Follow) -> ServingSettings {
+    ServingSettings {
+        jwt_secret: SecretString::from("a secret of the tests, long enough to sign with"),
+        hosts: HostPolicy::new(TestPlatform::DOMAIN).expect("a domain"),
+        trusted_proxies: proxies.parse().expect("networks"),
+        listen: ([127, 0, 0, 1], 0).into(),
+        superadmin: Some(SuperadminSettings {
+            email: SUPERADMIN.to_owned(),
+            password: SecretString::from(SUPERADMIN_PASSWORD),
+        }),
+        shutdown: Duration::from_secs(5),
+        follow,
+    }
+}
+
 /// A registry and a shared database, copied from the templates; the registry's connection string.
 async fn fresh_databases() -> ConnectionTarget {
     let cluster = Cluster::get().await;
@@ -300,7 +319,7 @@ fn settings(registry: &ConnectionTarget, pools: PoolSizes) -> DatabaseSettings {
     DatabaseSettings { database_url: registry.clone(), shared_database_url: None, keys: keys(), pools }
 }
 
-async fn open(
+pub(crate) async fn open(
     registry: &ConnectionTarget,
     pools: PoolSizes,
     serving: &ServingSettings,
@@ -312,6 +331,6 @@ async fn open(
     ensure_superadmin(wired.people().as_ref(), wired.passwords(), serving.superadmin.as_ref(), state.now())
         .await
         .expect("the platform gets its administrator");
-    let jobs = wired.jobs();
+    let jobs = wired.jobs(serving.follow);
     (wired, state, jobs)
 }

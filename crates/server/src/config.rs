@@ -16,6 +16,7 @@ use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::{HostPolicy, InvalidProxies, TrustedProxies};
 
+use crate::jobs::changes::Follow;
 use crate::telemetry::{LogFormat, UnknownLogFormat};
 
 /// Where `serve` listens when nothing else is said: on this machine only, behind a proxy.
@@ -59,6 +60,8 @@ pub struct RawConfig {
     pub stagesub_dedicated_pools: Option<usize>,
     /// `STAGESUB_SHUTDOWN_SECS`
     pub stagesub_shutdown_secs: Option<u64>,
+    /// `STAGESUB_REGISTRY_LISTEN`
+    pub stagesub_registry_listen: Option<String>,
     /// `STAGESUB_LOG`
     pub stagesub_log: Option<String>,
     /// `STAGESUB_LOG_FORMAT`
@@ -85,6 +88,7 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_DEDICATED_POOL_SIZE",
     "STAGESUB_DEDICATED_POOLS",
     "STAGESUB_SHUTDOWN_SECS",
+    "STAGESUB_REGISTRY_LISTEN",
     "STAGESUB_LOG",
     "STAGESUB_LOG_FORMAT",
     "RUST_LOG",
@@ -162,6 +166,8 @@ pub struct ServingSettings {
     pub superadmin: Option<SuperadminSettings>,
     /// How long requests under way may take after the order to stop.
     pub shutdown: Duration,
+    /// How changes in the registry are heard of.
+    pub follow: Follow,
 }
 
 impl fmt::Debug for ServingSettings {
@@ -225,8 +231,18 @@ impl Settings {
                     .map_err(|source: AddrParseError| ConfigError::malformed("STAGESUB_LISTEN", source))?,
                 superadmin: superadmin(raw)?,
                 shutdown: Duration::from_secs(raw.stagesub_shutdown_secs.unwrap_or(30)),
+                follow: Follow { listen: listens(raw)?, ..Follow::default() },
             },
         })
+    }
+}
+
+/// Whether the registry's notifications are listened to.
+fn listens(raw: &RawConfig) -> Result<bool, ConfigError> {
+    match raw.stagesub_registry_listen.as_deref() {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(_) => Err(ConfigError::malformed("STAGESUB_REGISTRY_LISTEN", "it is neither on nor off")),
     }
 }
 
@@ -499,6 +515,15 @@ mod tests {
         let text = Settings::for_serve(&raw).unwrap_err().to_string();
         assert!(text.starts_with("DATABASE_URL is not usable"), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn listening_is_on_unless_it_is_switched_off() {
+        let listens = |value| listens(&load(&[("STAGESUB_REGISTRY_LISTEN", value)]).unwrap());
+        assert!(listens("").unwrap() && listens("on").unwrap());
+        assert!(!listens("off").unwrap());
+        let error = listens("no").unwrap_err().to_string();
+        assert!(error.starts_with("STAGESUB_REGISTRY_LISTEN is not usable"), "{error}");
     }
 
     #[test]

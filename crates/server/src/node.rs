@@ -54,7 +54,7 @@ impl Node {
             clock.now(),
         )
         .await?;
-        Ok((state, platform.jobs()))
+        Ok((state, platform.jobs(serving.follow)))
     }
 
     /// The platform's adapters.

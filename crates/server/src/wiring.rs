@@ -21,6 +21,7 @@ use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_storage::migrate::MigrateError;
 use stagesub_storage::pool::TenantPoolSettings;
 use stagesub_storage::registry::RegistryPools;
+use stagesub_storage::registry::changes::{PgChangeFeed, PgChangeSignal};
 use stagesub_storage::registry::credentials::{PgAuthorityStore, PgCredentialStore};
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_storage::registry::people::PgPersonRegistry;
@@ -29,12 +30,13 @@ use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
 use stagesub_storage::registry::tenants::PgTenantRegistry;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
 use stagesub_tenancy::{
-    CacheSettings, CachedDirectory, ChangeFollower, ChangeSink, HostPolicy, PoolFactory, PoolSettings,
-    PoolTarget, Resolver, Router, TenantDirectory, TenantId,
+    CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, HostPolicy, PoolFactory,
+    PoolSettings, PoolTarget, Resolver, Router, TenantDirectory, TenantId,
 };
 
 use crate::clock::SystemClock;
 use crate::config::{DatabaseSettings, PoolSizes, ServingSettings};
+use crate::jobs::changes::Follow;
 use crate::jobs::{Jobs, changes, upkeep};
 use crate::problem::error_chain;
 use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness, Remembered};
@@ -43,7 +45,6 @@ use crate::state::{AppState, Invalidate, Parts};
 /// Everything that works on the platform's databases, connected.
 pub struct Platform {
     registry: RegistryPools,
-    feed: Arc<PgTenantDirectory>,
     directory: CachedDirectory,
     authority: Arc<CachedAuthority>,
     router: Arc<Router<LeanPoolFactory>>,
@@ -68,9 +69,8 @@ impl Platform {
         let keys = Arc::new(databases.keys);
         let registry = RegistryPools::open(&databases.database_url, &keys).await?;
         let passwords = Arc::new(PasswordHasher::new(HasherSettings::default())?);
-        let feed = Arc::new(PgTenantDirectory::new(registry.clone()));
-        let directory =
-            CachedDirectory::new(Arc::clone(&feed) as Arc<dyn TenantDirectory>, CacheSettings::default());
+        let stored: Arc<dyn TenantDirectory> = Arc::new(PgTenantDirectory::new(registry.clone()));
+        let directory = CachedDirectory::new(stored, CacheSettings::default());
         let logins = Arc::new(PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys)));
         let factory =
             Arc::new(LeanPoolFactory::new(Arc::clone(&logins) as _, factory_settings(databases.pools)));
@@ -78,6 +78,7 @@ impl Platform {
         let router =
             Arc::new(Router::new(Arc::clone(&cached), Arc::clone(&factory), pool_settings(databases.pools)));
         let invalidated = directory.clone();
+        let authority = Arc::new(CachedAuthority::new(Arc::new(PgAuthorityStore::new(registry.clone()))));
         Ok(Self {
             resolver: Resolver::new(cached, hosts),
             units: Arc::new(PgUnitOfWorkFactory::new(TenantDb::new(Arc::clone(&router)))),
@@ -85,10 +86,9 @@ impl Platform {
             people: Arc::new(PgPersonRegistry::new(registry.clone())),
             databases: Arc::new(PgTenantDatabases::new(registry.clone(), Arc::clone(&keys))),
             credentials: Arc::new(PgCredentialStore::new(registry.clone())),
-            authority: Arc::new(CachedAuthority::new(Arc::new(PgAuthorityStore::new(registry.clone())))),
+            authority,
             invalidate: Arc::new(move |tenant: TenantId| invalidated.invalidate(tenant)),
             registry,
-            feed,
             directory,
             router,
             factory,
@@ -191,13 +191,15 @@ impl Platform {
 
     /// Starts what goes on beside requests.
     #[must_use]
-    pub fn jobs(&self) -> Jobs {
+    pub fn jobs(&self, follow: Follow) -> Jobs {
         let sinks: Vec<Arc<dyn ChangeSink>> =
             vec![Arc::new(self.directory.clone()), Arc::clone(&self.authority) as _];
-        let follower = ChangeFollower::new(Arc::clone(&self.feed) as _, sinks);
+        let follower = ChangeFollower::new(Arc::new(PgChangeFeed::new(&self.registry)), sinks);
+        let signal =
+            follow.listen.then(|| Box::new(PgChangeSignal::new(&self.registry)) as Box<dyn ChangeSignal>);
         let router = Arc::clone(&self.router);
         let mut jobs = Jobs::default();
-        jobs.start(|stop| changes::follow(follower, stop));
+        jobs.start(|stop| changes::follow(follower, follow.period, signal, stop));
         jobs.start(|stop| upkeep::every(upkeep::EVICTION, move || router.evict_expired(), stop));
         jobs
     }

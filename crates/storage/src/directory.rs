@@ -1,17 +1,17 @@
-//! The directory of tenants in the registry, and the feed of what changed in it.
+//! The directory of tenants in the registry.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use stagesub_tenancy::{
-    ChangeFeed, Changes, ConfigVersion, DatabaseId, DirectoryError, Located, Placement, PlacementEpoch,
-    Subdomain, Tenant, TenantDirectory, TenantId,
+    ConfigVersion, DatabaseId, DirectoryError, Located, Placement, PlacementEpoch, Subdomain, Tenant,
+    TenantDirectory, TenantId,
 };
 use uuid::Uuid;
 
 use crate::registry::{RegistryPools, corrupt, unavailable};
 
-/// [`TenantDirectory`] and [`ChangeFeed`] on Postgres. Each call asks the registry; put the cache over it.
+/// [`TenantDirectory`] on Postgres. Each call asks the registry; put the cache over it.
 #[derive(Clone, Debug)]
 pub struct PgTenantDirectory {
     registry: RegistryPools,
@@ -98,38 +98,6 @@ impl TenantDirectory for PgTenantDirectory {
         let placement = placement(&row.placement, row.database_id)
             .ok_or_else(|| corrupt("placement", format!("no placement is called {}", row.placement)))?;
         Ok(Some(Located { tenant: id, placement, epoch: PlacementEpoch(row.epoch) }))
-    }
-}
-
-#[async_trait]
-impl ChangeFeed for PgTenantDirectory {
-    async fn current_version(&self) -> Result<ConfigVersion, DirectoryError> {
-        sqlx::query_scalar!("SELECT version FROM registry.version")
-            .fetch_one(self.registry.control())
-            .await
-            .map(ConfigVersion)
-            .map_err(unavailable)
-    }
-
-    async fn changes_since(&self, since: ConfigVersion) -> Result<Changes, DirectoryError> {
-        // One statement, so one snapshot: what it shows of tenants and people is what there is at the
-        // version it shows.
-        let row = sqlx::query!(
-            r#"SELECT
-                v.version,
-                ARRAY(SELECT t.id FROM registry.tenants AS t WHERE t.version > $1 ORDER BY t.id) AS "tenants!",
-                ARRAY(SELECT u.id FROM registry.users AS u WHERE u.version > $1 ORDER BY u.id) AS "users!"
-            FROM registry.version AS v"#,
-            since.0
-        )
-        .fetch_one(self.registry.control())
-        .await
-        .map_err(unavailable)?;
-        Ok(Changes {
-            tenants: row.tenants.into_iter().map(TenantId::from_uuid).collect(),
-            users: row.users,
-            version: ConfigVersion(row.version),
-        })
     }
 }
 

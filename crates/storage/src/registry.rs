@@ -25,6 +25,7 @@ use crate::target::ConnectionTarget;
 
 #[cfg(feature = "orchestra")]
 mod audit;
+pub mod changes;
 #[cfg(feature = "orchestra")]
 pub mod constraints;
 #[cfg(feature = "orchestra")]

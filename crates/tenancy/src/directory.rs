@@ -36,6 +36,17 @@ pub trait TenantDirectory: Send + Sync {
     }
 }
 
+/// Where the registry stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The version of its last change.
+    pub version: ConfigVersion,
+    /// Which history the version counts in, as a name that is only compared. A registry that was restored, or
+    /// taken over by a replica that lacked the last changes, counts in another one: there the same number may
+    /// stand for something else.
+    pub history: String,
+}
+
 /// What changed in the registry since a version: the feed that keeps caches true.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Changes {
@@ -43,19 +54,30 @@ pub struct Changes {
     pub tenants: Vec<TenantId>,
     /// People whose credentials, memberships or roles changed.
     pub users: Vec<uuid::Uuid>,
-    /// The version up to which this answer is complete.
-    pub version: ConfigVersion,
+    /// Up to where this answer is complete.
+    pub standing: Standing,
 }
 
 /// Tells what changed. Nodes ask each second.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait ChangeFeed: Send + Sync {
-    /// The version the registry stands at.
-    async fn current_version(&self) -> Result<ConfigVersion, DirectoryError>;
+    /// Where the registry stands.
+    async fn current(&self) -> Result<Standing, DirectoryError>;
 
-    /// Everything that changed after `since`, complete up to the version it returns.
+    /// Everything that changed after `since`, complete up to where the answer says it stands.
     async fn changes_since(&self, since: ConfigVersion) -> Result<Changes, DirectoryError>;
+}
+
+/// Tells a node to ask its [`ChangeFeed`] now and not only when the next second is over.
+///
+/// It carries no news itself, so that a signal that is lost costs time and no truth.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait ChangeSignal: Send {
+    /// Waits until something may have changed since the last call. A signal that was deaf for a while (its
+    /// connection was lost) returns as soon as it hears again: nobody knows what it missed.
+    async fn changed(&mut self);
 }
 
 /// The directory could not answer.

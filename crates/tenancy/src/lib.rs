@@ -155,7 +155,7 @@ pub use clock::Clock;
 pub use directory::cache::{CacheSettings, VersionedCache};
 pub use directory::cached::CachedDirectory;
 pub use directory::follow::{ChangeFollower, ChangeSink};
-pub use directory::{BoxError, ChangeFeed, Changes, DirectoryError, TenantDirectory};
+pub use directory::{BoxError, ChangeFeed, ChangeSignal, Changes, DirectoryError, Standing, TenantDirectory};
 pub use host::{Host, HostPolicy, InvalidAppDomain};
 pub use placement::{DatabaseId, Located, Placement, PlacementEpoch};
 pub use pools::{

@@ -19,7 +19,7 @@ use crate::tenant::{ConfigVersion, Tenant, TenantId, TenantStatus};
 
 pub use crate::clock::MockClock;
 pub use crate::directory::follow::MockChangeSink;
-pub use crate::directory::{MockChangeFeed, MockTenantDirectory};
+pub use crate::directory::{MockChangeFeed, MockChangeSignal, MockTenantDirectory};
 pub use directory::InMemoryDirectory;
 pub use pools::{FactoryStats, InMemoryPool, InMemoryPoolFactory};
 

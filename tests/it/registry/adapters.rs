@@ -15,6 +15,7 @@ use stagesub_domain::role::Role;
 use stagesub_domain::subscription::{Limits, Tier};
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::registry::RegistryPools;
+use stagesub_storage::registry::changes::PgChangeFeed;
 use stagesub_storage::registry::credentials::{PgAuthorityStore, PgCredentialStore};
 use stagesub_storage::registry::people::PgPersonRegistry;
 use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
@@ -32,6 +33,7 @@ struct Fixture {
     tenants: PgTenantRegistry,
     people: PgPersonRegistry,
     directory: PgTenantDirectory,
+    feed: PgChangeFeed,
     databases: PgTenantDatabases,
 }
 
@@ -43,6 +45,7 @@ impl Fixture {
             tenants: PgTenantRegistry::new(registry.clone()),
             people: PgPersonRegistry::new(registry.clone()),
             directory: PgTenantDirectory::new(registry.clone()),
+            feed: PgChangeFeed::new(&registry),
             databases: PgTenantDatabases::new(registry.clone(), server.keys.clone()),
             registry,
             server,
@@ -161,12 +164,13 @@ async fn tenant_is_found_placed_and_followed_through_its_changes() {
     assert_eq!((changed.limits.musicians, changed.trial_ends_at, changed.tier), (None, None, Tier::Medium));
     let after = directory.find_by_subdomain(&"gbg".parse().unwrap()).await.unwrap().unwrap();
     assert!(after.version > before.version);
-    let feed = directory.changes_since(before.version).await.unwrap();
-    assert_eq!((feed.tenants, feed.version), (vec![id], after.version));
+    let changes = fixture.feed.changes_since(before.version).await.unwrap();
+    assert_eq!((changes.tenants, changes.standing.version), (vec![id], after.version));
 
     let absent = TenantId::from_uuid(Uuid::now_v7());
     assert!(tenants.change(absent, &change, &entry(AuditAction::Update)).await.unwrap().is_none());
-    assert_eq!(directory.current_version().await.unwrap(), after.version, "nothing changed, no version");
+    let stands = fixture.feed.current().await.unwrap().version;
+    assert_eq!(stands, after.version, "nothing changed, no version");
 }
 
 #[tokio::test]
@@ -176,7 +180,7 @@ async fn follower_misses_no_change_of_writers_at_once() {
     for n in 0..6 {
         ids.push(fixture.reserve(&format!("T{n}"), &format!("t{n}x")).await.unwrap());
     }
-    let start = fixture.directory.current_version().await.unwrap();
+    let start = fixture.feed.current().await.unwrap().version;
     let writers = ids.iter().map(|id| async {
         for round in 0..20 {
             let change = TenantChange { name: Some(format!("round {round}")), ..TenantChange::default() };
@@ -188,13 +192,13 @@ async fn follower_misses_no_change_of_writers_at_once() {
     let follower = async {
         let (mut seen, mut known) = (BTreeSet::new(), start);
         while known < last {
-            let changes = fixture.directory.changes_since(known).await.unwrap();
+            let changes = fixture.feed.changes_since(known).await.unwrap();
             for tenant in changes.tenants {
                 let record = fixture.directory.find_by_id(tenant).await.unwrap().unwrap();
                 assert!(record.version > known);
                 seen.insert((tenant, record.name.clone()));
             }
-            known = changes.version;
+            known = changes.standing.version;
         }
         seen
     };
@@ -271,7 +275,7 @@ async fn new_password_and_membership_outdate_what_was_known_of_a_person() {
 
     let authority = PgAuthorityStore::new(fixture.registry.clone());
     let epoch = async || authority.find_authority(boss.id, None).await.unwrap().unwrap().auth_epoch;
-    let (before, since) = (epoch().await, fixture.directory.current_version().await.unwrap());
+    let (before, since) = (epoch().await, fixture.feed.current().await.unwrap().version);
     let set = async |email: &str| {
         fixture.people.set_password(email, "new", &entry(AuditAction::SetPassword)).await.unwrap()
     };
@@ -284,6 +288,6 @@ async fn new_password_and_membership_outdate_what_was_known_of_a_person() {
     let role = Role::Admin;
     fixture.people.add_member(tenant, &member("boss@x.se"), role, &entry(AuditAction::Create)).await.unwrap();
     assert!(epoch().await > changed);
-    let feed = fixture.directory.changes_since(since).await.unwrap();
-    assert_eq!((feed.users, feed.tenants), (vec![boss.id], vec![tenant]));
+    let changes = fixture.feed.changes_since(since).await.unwrap();
+    assert_eq!((changes.users, changes.tenants), (vec![boss.id], vec![tenant]));
 }

@@ -1,5 +1,6 @@
 //! Remembering what people may do until it changes.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,9 +46,12 @@ impl CachedAuthority {
     ///
     /// Looks at each kept answer once, however many people changed.
     pub fn invalidate(&self, users: &[Uuid]) {
-        if !users.is_empty() {
-            self.cache.invalidate_where(|(user, _), _| users.contains(user));
+        if users.is_empty() {
+            return;
         }
+        // Looked up, not searched: after a pause of the registry thousands may have changed at once.
+        let users: HashSet<&Uuid> = users.iter().collect();
+        self.cache.invalidate_where(|(user, _), _| users.contains(user));
     }
 
     /// Forgets everything: for whoever may have missed changes.
@@ -107,8 +111,11 @@ fn unshared(error: Arc<StoreError>) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
     use mockall::Sequence;
     use stagesub_domain::role::Role;
+    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::ports::{AuthEpoch, MockAuthorityStore};
@@ -198,6 +205,78 @@ mod tests {
         let current = cached.find_current_authority(BERIT, None).await.unwrap();
         assert_eq!(current, Some(authority(BERIT, 2)));
         assert_eq!(epoch(&cached, BERIT, None).await, 2);
+    }
+
+    /// A store that answers with the version it read when it was asked, once it is let.
+    struct Slow {
+        epoch: AtomicI64,
+        asked: AtomicI64,
+        answer: Semaphore,
+    }
+
+    #[async_trait]
+    impl AuthorityStore for Slow {
+        async fn find_authority(
+            &self,
+            user: Uuid,
+            _: Option<TenantId>,
+        ) -> Result<Option<Authority>, StoreError> {
+            let read = self.epoch.load(Ordering::SeqCst);
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.answer.acquire().await.expect("open").forget();
+            Ok(Some(authority(user, read)))
+        }
+    }
+
+    impl Slow {
+        fn new() -> Arc<Self> {
+            let (epoch, asked) = (AtomicI64::new(0), AtomicI64::new(0));
+            Arc::new(Self { epoch, asked, answer: Semaphore::new(0) })
+        }
+
+        /// Waits until it was asked so many times.
+        async fn asked(&self, times: i64) {
+            while self.asked.load(Ordering::SeqCst) < times {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn answer_that_was_read_before_a_change_is_neither_kept_nor_given() {
+        let changed: [fn(&CachedAuthority); 4] = [
+            |cached| cached.apply(&Changes { users: vec![BERIT], ..Changes::default() }),
+            // What is loading is not known yet: a change of somebody else makes it be asked again too.
+            |cached| cached.apply(&Changes { users: vec![CAJSA], ..Changes::default() }),
+            |cached| cached.apply_unknown(),
+            |cached| cached.invalidate(&[BERIT]),
+        ];
+        for change in changed {
+            let store = Slow::new();
+            let cached = Arc::new(CachedAuthority::new(Arc::clone(&store) as _));
+            let asking = [Some(TENANT), Some(TENANT), None].map(|tenant| {
+                let cached = Arc::clone(&cached);
+                tokio::spawn(async move { epoch(&cached, BERIT, tenant).await })
+            });
+            store.asked(2).await;
+            store.epoch.store(1, Ordering::SeqCst);
+            change(&cached);
+            store.answer.add_permits(9);
+            for asking in asking {
+                assert_eq!(asking.await.unwrap(), 1);
+            }
+            assert_eq!(epoch(&cached, BERIT, Some(TENANT)).await, 1);
+            assert_eq!(epoch(&cached, BERIT, None).await, 1);
+            assert_eq!(store.asked.load(Ordering::SeqCst), 4, "two hosts, each asked again once");
+        }
+    }
+
+    #[tokio::test]
+    async fn change_of_another_kind_leaves_people_alone() {
+        let cached = counting();
+        epoch(&cached, BERIT, None).await;
+        cached.apply(&Changes { tenants: vec![TENANT], ..Changes::default() });
+        assert_eq!(epoch(&cached, BERIT, None).await, 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ use crate::config::{
     ConfigError, DatabaseSettings, MigrateSettings, RawConfig, ServingSettings, SuperadminSettings,
     pool_sizes,
 };
+use crate::jobs::changes::Follow;
 use crate::problem::error_chain;
 
 /// How long requests under way may take once a demo is told to stop.
@@ -108,6 +109,7 @@ pub fn serving(secrets: &Secrets, listen: SocketAddr) -> Result<ServingSettings,
             password: secrets.superadmin_password.clone(),
         }),
         shutdown: GRACE,
+        follow: Follow::default(),
     })
 }
 

@@ -2,39 +2,83 @@
 
 use std::time::Duration;
 
-use stagesub_tenancy::{ChangeFollower, DirectoryError};
-use tokio::time::MissedTickBehavior;
+use stagesub_tenancy::{ChangeFollower, ChangeSignal, DirectoryError};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::problem::error_chain;
 
-/// How often the registry is asked. Twice a second, because a change (a suspended tenant, a disabled person) must
-/// hold on every node within one, the asking included.
-pub const PERIOD: Duration = Duration::from_millis(500);
+/// How a node hears of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follow {
+    /// How often the registry is asked, whatever is heard of it.
+    pub period: Duration,
+    /// Whether the registry's notifications are listened to, so that it is asked at once.
+    pub listen: bool,
+}
 
-/// Longest that one asking may take before it is given up and begun again.
-const PATIENCE: Duration = Duration::from_secs(5);
+impl Default for Follow {
+    /// Asks each second, and listens.
+    fn default() -> Self {
+        Self { period: Duration::from_secs(1), listen: true }
+    }
+}
 
-/// Asks until told to stop. A registry that is away is logged once when it goes and once when it is back; until
-/// then caches keep what they have, within their own ages.
-pub async fn follow(mut follower: ChangeFollower, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Longest that one asking may take before it is given up and begun again. What was changed when it began to
+/// hang is known after this, a period and an asking that does not hang: together within the five seconds that
+/// are promised when nothing is heard.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A registry that is slower than [`PATIENCE`] would never be followed, so each asking that took too long gives
+/// the next one twice the time, up to this.
+const MOST_PATIENCE: Duration = Duration::from_secs(16);
+
+/// Shortest time from one asking to the next: changes that come close together are asked for at once.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Asks each `period`, and when `signal` tells, until told to stop. A registry that is away is logged once when
+/// it goes and once when it is back; until then caches keep what they have, within their own ages.
+pub async fn follow(
+    follower: ChangeFollower,
+    period: Duration,
+    signal: Option<Box<dyn ChangeSignal>>,
+    stop: CancellationToken,
+) {
+    let wake = Notify::new();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = ask(follower, period, &wake) => {}
+        () = listen(signal, &wake) => {}
+    }
+}
+
+/// Never ends, and is never held up by asking: a signal that waits for its own connection costs nobody else time.
+async fn listen(signal: Option<Box<dyn ChangeSignal>>, wake: &Notify) {
+    let Some(mut signal) = signal else { return std::future::pending().await };
+    loop {
+        signal.changed().await;
+        // Kept if nobody waits, and kept once: a signal that comes during an asking makes one more.
+        wake.notify_one();
+    }
+}
+
+async fn ask(mut follower: ChangeFollower, period: Duration, wake: &Notify) {
+    let mut patience = PATIENCE;
     let mut away = false;
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let polled = tokio::select! {
-            () = stop.cancelled() => return,
-            polled = tokio::time::timeout(PATIENCE, follower.poll_once()) => polled,
+        let begun = Instant::now();
+        let polled = match tokio::time::timeout(patience, follower.poll_once()).await {
+            Ok(polled) => polled,
+            Err(elapsed) => {
+                patience = MOST_PATIENCE.min(patience * 2);
+                Err(DirectoryError::Unavailable(Box::new(elapsed)))
+            }
         };
-        let polled = polled.unwrap_or_else(|elapsed| Err(DirectoryError::Unavailable(Box::new(elapsed))));
         match (polled, away) {
             (Ok(version), true) => {
                 tracing::info!(version = version.0, "the registry's changes are followed again");
-                away = false;
+                (away, patience) = (false, PATIENCE);
             }
             (Ok(_), false) => {}
             (Err(error), false) => {
@@ -43,70 +87,166 @@ pub async fn follow(mut follower: ChangeFollower, stop: CancellationToken) {
             }
             (Err(error), true) => tracing::debug!(cause = %error_chain(&error), "the registry is still away"),
         }
+        tokio::time::sleep_until(begun + PAUSE).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(begun + period) => {}
+            () = wake.notified() => {}
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use async_trait::async_trait;
-    use stagesub_tenancy::{ChangeFeed, Changes, ConfigVersion};
+    use stagesub_tenancy::{ChangeFeed, Changes, ConfigVersion, Standing};
+    use tokio::sync::mpsc;
 
     use super::*;
 
-    /// Fails at first, then answers, and stops the job after some answers.
+    const PERIOD: Duration = Duration::from_secs(1);
+
+    /// What becomes of an asking.
+    #[derive(Clone, Copy)]
+    enum Plan {
+        Answers,
+        Fails,
+        Hangs,
+        Takes(Duration),
+    }
+
+    /// Does as planned, then answers; notes when it was asked, and stops the job after so many askings.
     struct Feed {
-        asked: AtomicU32,
+        begun: Instant,
+        asked: Mutex<Vec<Duration>>,
+        plan: Vec<Plan>,
+        last: usize,
         stop: CancellationToken,
+    }
+
+    impl Feed {
+        async fn answer(&self) -> Result<Standing, DirectoryError> {
+            let number = {
+                let mut asked = self.asked.lock().unwrap();
+                asked.push(self.begun.elapsed());
+                asked.len()
+            };
+            if number == self.last {
+                self.stop.cancel();
+            }
+            match self.plan.get(number - 1).copied().unwrap_or(Plan::Answers) {
+                Plan::Answers => {}
+                Plan::Fails => return Err(DirectoryError::Unavailable("down".into())),
+                Plan::Hangs => std::future::pending().await,
+                Plan::Takes(time) => tokio::time::sleep(time).await,
+            }
+            Ok(Standing::default())
+        }
     }
 
     #[async_trait]
     impl ChangeFeed for Feed {
-        async fn current_version(&self) -> Result<ConfigVersion, DirectoryError> {
-            if self.asked.fetch_add(1, Ordering::SeqCst) == 0 {
-                return Err(DirectoryError::Unavailable("down".into()));
-            }
-            Ok(ConfigVersion(1))
+        async fn current(&self) -> Result<Standing, DirectoryError> {
+            self.answer().await
         }
 
-        async fn changes_since(&self, since: ConfigVersion) -> Result<Changes, DirectoryError> {
-            if self.asked.fetch_add(1, Ordering::SeqCst) == 4 {
-                self.stop.cancel();
-            }
-            Ok(Changes { version: since, ..Changes::default() })
+        async fn changes_since(&self, _: ConfigVersion) -> Result<Changes, DirectoryError> {
+            Ok(Changes { standing: self.answer().await?, ..Changes::default() })
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn following_goes_on_after_a_failure_and_ends_when_told() {
+    /// Tells each time that something is sent to it.
+    struct Told(mpsc::UnboundedReceiver<()>);
+
+    #[async_trait]
+    impl ChangeSignal for Told {
+        async fn changed(&mut self) {
+            if self.0.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Follows until it was asked `last` times; the milliseconds at which it was.
+    async fn asked(plan: &[Plan], last: usize, signal: Option<Box<dyn ChangeSignal>>) -> Vec<u128> {
         let stop = CancellationToken::new();
-        let feed = Arc::new(Feed { asked: AtomicU32::new(0), stop: stop.clone() });
-        let begun = tokio::time::Instant::now();
-        follow(ChangeFollower::new(Arc::clone(&feed) as Arc<dyn ChangeFeed>, Vec::new()), stop).await;
-        assert_eq!(feed.asked.load(Ordering::SeqCst), 5);
-        assert_eq!(begun.elapsed(), 4 * PERIOD);
+        let feed = Arc::new(Feed {
+            begun: Instant::now(),
+            asked: Mutex::default(),
+            plan: plan.to_vec(),
+            last,
+            stop: stop.clone(),
+        });
+        let follower = ChangeFollower::new(Arc::clone(&feed) as Arc<dyn ChangeFeed>, Vec::new());
+        follow(follower, PERIOD, signal, stop).await;
+        let asked = feed.asked.lock().unwrap();
+        asked.iter().map(Duration::as_millis).collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_feed_that_hangs_is_given_up_and_does_not_hold_the_server() {
-        struct Hangs(CancellationToken, AtomicU32);
-        #[async_trait]
-        impl ChangeFeed for Hangs {
-            async fn current_version(&self) -> Result<ConfigVersion, DirectoryError> {
-                if self.1.fetch_add(1, Ordering::SeqCst) == 1 {
-                    self.0.cancel();
-                }
-                std::future::pending().await
+    async fn the_registry_is_asked_each_second_also_after_a_failure() {
+        assert_eq!(
+            asked(&[Plan::Fails, Plan::Answers, Plan::Fails], 5, None).await,
+            [0, 1000, 2000, 3000, 4000]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_asking_that_hangs_leaves_time_for_another_within_five_seconds() {
+        // The change comes when the second one has begun to hang: the third one, which hears of it, begins in time.
+        let times = asked(&[Plan::Answers, Plan::Hangs], 3, None).await;
+        assert_eq!(times, [0, 1000, 3000]);
+        assert!(PERIOD + PATIENCE <= Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_is_slow_is_given_more_time_and_followed() {
+        let slow = Plan::Takes(Duration::from_secs(7));
+        // Given up after 2 and 4 s, answered at 7 of 8 s; once it answers, as impatient as before.
+        let times = asked(&[slow, slow, slow, Plan::Hangs, Plan::Answers], 5, None).await;
+        assert_eq!(times, [0, 2000, 6000, 13000, 15000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_has_the_registry_asked_at_once_and_a_burst_of_them_once() {
+        let (tell, told) = mpsc::unbounded_channel();
+        let telling = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            for _ in 0..1000 {
+                tell.send(()).unwrap();
             }
-            async fn changes_since(&self, _: ConfigVersion) -> Result<Changes, DirectoryError> {
-                std::future::pending().await
-            }
-        }
-        let stop = CancellationToken::new();
-        let feed = Arc::new(Hangs(stop.clone(), AtomicU32::new(0)));
-        follow(ChangeFollower::new(Arc::clone(&feed) as Arc<dyn ChangeFeed>, Vec::new()), stop).await;
-        assert_eq!(feed.1.load(Ordering::SeqCst), 2);
+            std::future::pending::<()>().await;
+        };
+        let times = tokio::select! {
+            times = asked(&[], 4, Some(Box::new(Told(told)))) => times,
+            () = telling => unreachable!(),
+        };
+        // At once; once more for those that came during the pause; then each second again.
+        assert_eq!(times, [0, 300, 320, 1320]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_during_an_asking_makes_one_more() {
+        let (tell, told) = mpsc::unbounded_channel();
+        let telling = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            tell.send(()).unwrap();
+            std::future::pending::<()>().await;
+        };
+        let slow = [Plan::Takes(Duration::from_millis(200))];
+        let times = tokio::select! {
+            times = asked(&slow, 2, Some(Box::new(Told(told)))) => times,
+            () = telling => unreachable!(),
+        };
+        assert_eq!(times, [0, 200]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn neither_a_feed_nor_a_signal_that_hangs_holds_the_server() {
+        let (_tell, told) = mpsc::unbounded_channel();
+        let begun = Instant::now();
+        asked(&[Plan::Hangs, Plan::Hangs], 2, Some(Box::new(Told(told)))).await;
+        assert_eq!(begun.elapsed(), PATIENCE);
     }
 }

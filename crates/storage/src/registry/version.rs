@@ -7,9 +7,17 @@ use crate::repo::store_error;
 
 /// Takes the registry's next version. Its row is the first lock of every change, so that changes are in
 /// commit order and cannot lock each other out.
+///
+/// Nodes are told when the transaction commits, and of nothing if it does not: the version and never data,
+/// since whoever may connect may listen.
 pub(super) async fn next_version(conn: &mut PgConnection) -> Result<i64, StoreError> {
     sqlx::query_scalar!(
-        "UPDATE registry.version SET version = version + 1, updated_at = now() RETURNING version"
+        r#"WITH taken AS (
+            UPDATE registry.version SET version = version + 1, updated_at = now() RETURNING version
+        )
+        SELECT taken.version AS "version!"
+        FROM taken
+        CROSS JOIN LATERAL pg_notify('stagesub_registry', taken.version::text) AS told"#
     )
     .fetch_one(conn)
     .await

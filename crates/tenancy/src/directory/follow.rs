@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::directory::{ChangeFeed, Changes, DirectoryError};
+use crate::directory::{ChangeFeed, Changes, DirectoryError, Standing};
 use crate::tenant::ConfigVersion;
 
 /// Something that remembers answers and is told what changed: a cache of tenants, of people's authority.
@@ -16,15 +16,15 @@ pub trait ChangeSink: Send + Sync {
     fn apply_unknown(&self);
 }
 
-/// Asks a [`ChangeFeed`] what changed and tells every sink. One per node; asked twice a second, a
-/// change holds on each node within one.
+/// Asks a [`ChangeFeed`] what changed and tells every sink. One per node, asked each second and whenever a
+/// [`ChangeSignal`](crate::directory::ChangeSignal) says so.
 ///
 /// A feed that cannot be reached leaves sinks as they are: nobody can change the registry then either, and
 /// their own ages bound what a node that is cut off believes.
 pub struct ChangeFollower {
     feed: Arc<dyn ChangeFeed>,
     sinks: Vec<Arc<dyn ChangeSink>>,
-    seen: Option<ConfigVersion>,
+    seen: Option<Standing>,
 }
 
 impl ChangeFollower {
@@ -42,26 +42,29 @@ impl ChangeFollower {
     /// # Cancel safety
     /// Sinks are told after the last await: either all of them or none.
     pub async fn poll_once(&mut self) -> Result<ConfigVersion, DirectoryError> {
-        let Some(seen) = self.seen else {
-            let version = self.feed.current_version().await?;
-            return Ok(self.start_over(version));
+        let Some(seen) = &self.seen else {
+            let standing = self.feed.current().await?;
+            return Ok(self.start_over(standing));
         };
-        let changes = self.feed.changes_since(seen).await?;
-        if changes.version < seen {
-            // The registry was put back to an earlier state: what changed since cannot be listed.
-            return Ok(self.start_over(changes.version));
+        let changes = self.feed.changes_since(seen.version).await?;
+        if changes.standing.history != seen.history || changes.standing.version < seen.version {
+            // The registry was put back to an earlier state, and may have gone on from there past the version
+            // that was seen: what changed cannot be listed.
+            return Ok(self.start_over(changes.standing));
         }
         if !(changes.tenants.is_empty() && changes.users.is_empty()) {
             self.sinks.iter().for_each(|sink| sink.apply(&changes));
         }
-        self.seen = Some(changes.version);
-        Ok(changes.version)
+        let version = changes.standing.version;
+        self.seen = Some(changes.standing);
+        Ok(version)
     }
 
-    /// What was remembered up to here may be older than `version`, which was read before this.
-    fn start_over(&mut self, version: ConfigVersion) -> ConfigVersion {
+    /// What was remembered up to here may be older than `standing`, which was read before this.
+    fn start_over(&mut self, standing: Standing) -> ConfigVersion {
         self.sinks.iter().for_each(|sink| sink.apply_unknown());
-        self.seen = Some(version);
+        let version = standing.version;
+        self.seen = Some(standing);
         version
     }
 }
@@ -86,17 +89,21 @@ mod tests {
     use crate::directory::MockChangeFeed;
     use crate::tenant::TenantId;
 
+    fn standing(version: i64) -> Standing {
+        Standing { version: ConfigVersion(version), history: "first".to_owned() }
+    }
+
     fn changes(version: i64, tenants: &[u128]) -> Changes {
         Changes {
             tenants: tenants.iter().map(|id| TenantId::from_uuid(Uuid::from_u128(*id))).collect(),
             users: Vec::new(),
-            version: ConfigVersion(version),
+            standing: standing(version),
         }
     }
 
     fn feed(answers: Vec<(i64, Result<Changes, DirectoryError>)>) -> MockChangeFeed {
         let mut feed = MockChangeFeed::new();
-        feed.expect_current_version().once().returning(|| Ok(ConfigVersion(7)));
+        feed.expect_current().once().returning(|| Ok(standing(7)));
         let mut order = Sequence::new();
         for (since, answer) in answers {
             feed.expect_changes_since()
@@ -145,5 +152,23 @@ mod tests {
         for version in [7, 3, 3] {
             assert_eq!(follower.poll_once().await.expect("polled"), ConfigVersion(version));
         }
+    }
+    #[tokio::test]
+    async fn registry_that_was_restored_and_went_on_past_what_was_seen_empties_the_sinks() {
+        let mut sink = MockChangeSink::new();
+        sink.expect_apply_unknown().times(2).return_const(());
+        sink.expect_apply().with(eq(of_second(12, &[1]))).once().return_const(());
+        // Version 9 is not the one after 7: tenant 2 changed in the new history's version 4, which nobody lists.
+        let feed = feed(vec![(7, Ok(of_second(9, &[1]))), (9, Ok(of_second(12, &[1])))]);
+        let mut follower = ChangeFollower::new(Arc::new(feed), vec![Arc::new(sink)]);
+        for version in [7, 9, 12] {
+            assert_eq!(follower.poll_once().await.expect("polled"), ConfigVersion(version));
+        }
+    }
+
+    fn of_second(version: i64, tenants: &[u128]) -> Changes {
+        let changes = changes(version, tenants);
+        let standing = Standing { history: "second".to_owned(), ..changes.standing };
+        Changes { standing, ..changes }
     }
 }

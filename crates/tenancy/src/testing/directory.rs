@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::directory::{ChangeFeed, Changes, DirectoryError, TenantDirectory};
+use crate::directory::{ChangeFeed, Changes, DirectoryError, Standing, TenantDirectory};
 use crate::placement::{Located, Placement, PlacementEpoch};
 use crate::subdomain::Subdomain;
 use crate::tenant::{ConfigVersion, Tenant, TenantId, TenantStatus};
@@ -101,6 +101,11 @@ impl State {
         self.changed.insert(tenant, self.version);
     }
 
+    /// Its history never changes: nobody restores it.
+    fn standing(&self) -> Standing {
+        Standing { version: ConfigVersion(self.version), history: String::new() }
+    }
+
     fn available(&self) -> Result<(), DirectoryError> {
         if self.unavailable {
             return Err(DirectoryError::Unavailable("switched off by the test".into()));
@@ -127,10 +132,10 @@ impl TenantDirectory for InMemoryDirectory {
 
 #[async_trait]
 impl ChangeFeed for InMemoryDirectory {
-    async fn current_version(&self) -> Result<ConfigVersion, DirectoryError> {
+    async fn current(&self) -> Result<Standing, DirectoryError> {
         let state = self.state();
         state.available()?;
-        Ok(ConfigVersion(state.version))
+        Ok(state.standing())
     }
 
     async fn changes_since(&self, since: ConfigVersion) -> Result<Changes, DirectoryError> {
@@ -140,7 +145,7 @@ impl ChangeFeed for InMemoryDirectory {
         Ok(Changes {
             tenants: changed.map(|(tenant, _)| *tenant).collect(),
             users: Vec::new(),
-            version: ConfigVersion(state.version),
+            standing: state.standing(),
         })
     }
 }
