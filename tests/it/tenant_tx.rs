@@ -16,9 +16,10 @@ use stagesub_tenancy::{
     Access, BeginError, DatabaseId, OpenError, Placement, PlacementEpoch, RouteError, TenantId, TenantScope,
 };
 use stagesub_tests::database::{connect, run};
+use stagesub_tests::storm::polled;
 use uuid::Uuid;
 
-use lab::{Lab, polled, scalar, sqlstate, until};
+use lab::{Lab, scalar, sqlstate, until};
 
 const INSERT: &str = "INSERT INTO tenant.instrument (tenant_id, no, name, created_at, updated_at)
                       VALUES ($1, $2, $3, now(), now())";

@@ -30,9 +30,9 @@ pub struct Cluster {
     admin: ConnectionTarget,
     registry_template: String,
     shared_template: String,
-    /// Kept for as long as the process lives.
-    _postgres: Option<embedded::Cluster>,
-    _runtime: tokio::runtime::Runtime,
+    /// Kept for as long as this is.
+    postgres: Option<embedded::Cluster>,
+    _runtime: Option<tokio::runtime::Runtime>,
 }
 
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
@@ -58,7 +58,20 @@ impl Cluster {
             let (registry, shared) = templates(&admin).await;
             (admin, postgres, registry, shared)
         });
-        Self { admin, registry_template, shared_template, _postgres: postgres, _runtime: runtime }
+        Self { admin, registry_template, shared_template, postgres, _runtime: Some(runtime) }
+    }
+
+    /// A server apart from every other test's, for one that restarts it. It runs on the caller's threads.
+    pub async fn apart() -> Self {
+        let (admin, postgres) = throwaway().await;
+        let (registry_template, shared_template) = templates(&admin).await;
+        Self { admin, registry_template, shared_template, postgres: Some(postgres), _runtime: None }
+    }
+
+    /// The Postgres of a server that the tests started themselves.
+    #[must_use]
+    pub fn postgres(&self) -> &embedded::Cluster {
+        self.postgres.as_ref().expect("this server was started by the tests")
     }
 
     /// The administrator's connection string on the database that nothing is kept in.
@@ -99,13 +112,18 @@ async fn server() -> (ConnectionTarget, Option<embedded::Cluster>) {
             (admin, None)
         }
         _ => {
-            let options = ClusterOptions::throwaway().max_connections(400);
-            let postgres = embedded::Cluster::start(options)
-                .await
-                .unwrap_or_else(|error| panic!("the tests need a PostgreSQL: {}", chain(&error)));
-            (postgres.admin().clone(), Some(postgres))
+            let (admin, postgres) = throwaway().await;
+            (admin, Some(postgres))
         }
     }
+}
+
+async fn throwaway() -> (ConnectionTarget, embedded::Cluster) {
+    let options = ClusterOptions::throwaway().max_connections(400);
+    let postgres = embedded::Cluster::start(options)
+        .await
+        .unwrap_or_else(|error| panic!("the tests need a PostgreSQL: {}", chain(&error)));
+    (postgres.admin().clone(), postgres)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -7,6 +7,8 @@
 //! - `orchestra.rs` an orchestra on it, shared or dedicated, with its people signed in
 //! - `client.rs` requests and answers
 //! - `program.rs` the program `stagesub` as its users run it
+//! - `data_path.rs` tenant transactions as the product has them, and with a guard removed; `storm.rs` owners of
+//!   such transactions who go away in the middle
 //! - `database.rs` looking into a database as its owner, to see what the platform cannot be asked
 //!
 //! # Invariants
@@ -17,11 +19,13 @@
 
 pub mod client;
 pub mod cluster;
+pub mod data_path;
 pub mod database;
 pub mod node;
 pub mod orchestra;
 pub mod platform;
 pub mod program;
+pub mod storm;
 
 pub use client::{Answer, Client};
 pub use node::SecondNode;

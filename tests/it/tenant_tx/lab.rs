@@ -2,11 +2,8 @@
 //! resolver, router and pools, a directory that the test holds in its hand.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +11,7 @@ use chrono::DateTime;
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, PgConnection};
 use stagesub_domain::ports::Units;
+use stagesub_sabotage as sabotage;
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_storage::fence::admit_tenant;
 use stagesub_storage::logins::{DatabaseLogins, LoginRole};
@@ -64,13 +62,26 @@ impl Lab {
     /// A database with such pools.
     pub(crate) async fn start_with(shared: TenantPoolSettings) -> Self {
         let cluster = Cluster::get().await;
+        let logins = LOGINS.get_or_init(|| stored_logins(cluster)).await;
+        Self::start_on(cluster, logins, shared).await
+    }
+
+    /// A database with such pools on a server apart.
+    pub(crate) async fn start_apart(cluster: &Cluster, shared: TenantPoolSettings) -> Self {
+        Self::start_on(cluster, &stored_logins(cluster).await, shared).await
+    }
+
+    async fn start_on(
+        cluster: &Cluster,
+        logins: &HashMap<&'static str, ConnectionTarget>,
+        shared: TenantPoolSettings,
+    ) -> Self {
         let name =
             format!("stagesub_test_run{}_lab{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         copy(&mut connect(cluster.admin()).await, cluster.shared_template(), &name).await;
         let admin = cluster.admin().with_database(&name);
         let id = scalar(&mut connect(&admin).await, "SELECT database_id FROM app.marker").await;
         let database = DatabaseId::from_uuid(id);
-        let logins = LOGINS.get_or_init(|| stored_logins(cluster, id)).await;
         let [app, migrator] =
             [LoginRole::App, LoginRole::Migrator].map(|role| logins[role.as_str()].with_database(&name));
 
@@ -95,6 +106,25 @@ impl Lab {
     /// Begins transactions as an embedder does.
     pub(crate) fn tenants(&self) -> TenantDb {
         TenantDb::new(Arc::new(self.router.clone()))
+    }
+
+    /// The same without the clean-up of connections whose owner went away, over pools of their own.
+    pub(crate) fn unclean(&self, pools: TenantPoolSettings) -> sabotage::factory::TenantDb {
+        let size = sabotage::pool::TenantPoolSettings {
+            max_connections: pools.max_connections,
+            wait: pools.wait,
+            timeouts: sabotage::pool::TxTimeouts {
+                lock: pools.timeouts.lock,
+                ..sabotage::pool::TxTimeouts::default()
+            },
+            ..sabotage::pool::TenantPoolSettings::default()
+        };
+        let factory = sabotage::factory::LeanPoolFactory::new(
+            Arc::new(OneLogin(self.app.clone())),
+            sabotage::factory::FactorySettings { shared: size, dedicated: size },
+        );
+        let router = Router::new(self.directory.clone(), Arc::new(factory), PoolSettings::default());
+        sabotage::factory::TenantDb::new(Arc::new(router))
     }
 
     /// Begins units of work as handlers do.
@@ -137,20 +167,6 @@ pub(crate) async fn until(what: &str, mut question: impl AsyncFnMut() -> bool) {
     assert!(asked.await.is_ok(), "still not so: {what}");
 }
 
-/// Runs a future for so many polls and then drops it, as a client that goes away does. `None`: dropped.
-pub(crate) async fn polled<F: Future>(times: u32, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = times;
-    std::future::poll_fn(move |context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        future.as_mut().poll(context).map(Some)
-    })
-    .await
-}
-
 /// One value.
 pub(crate) async fn scalar<T>(conn: &mut PgConnection, sql: &str) -> T
 where
@@ -181,7 +197,12 @@ fn tenant(code: &str, subdomain: &str) -> Tenant {
 }
 
 /// The shared database's logins, from a copy of the registry that is thrown away again.
-async fn stored_logins(cluster: &Cluster, database: Uuid) -> HashMap<&'static str, ConnectionTarget> {
+async fn stored_logins(cluster: &Cluster) -> HashMap<&'static str, ConnectionTarget> {
+    let template = cluster.admin().with_database(cluster.shared_template());
+    let mut marked = connect(&template).await;
+    let database: Uuid = scalar(&mut marked, "SELECT database_id FROM app.marker").await;
+    // Nobody may be connected to a template that is copied.
+    sqlx::Connection::close(marked).await.expect("the connection closes");
     let name = format!("stagesub_test_run{}_logins", std::process::id());
     let mut admin = connect(cluster.admin()).await;
     copy(&mut admin, cluster.registry_template(), &name).await;

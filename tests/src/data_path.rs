@@ -1,0 +1,123 @@
+//! Tenant transactions as the product has them, and the same with the clean-up removed: what a storm runs on.
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
+use stagesub_sabotage as sabotage;
+use stagesub_storage::error::CommitError;
+use stagesub_storage::{factory, tx};
+use stagesub_tenancy::{Access, BeginError, TenantId, TenantScope};
+
+/// Begins tenant transactions.
+pub enum Db {
+    /// The product.
+    Sound(factory::TenantDb),
+    /// The product without the clean-up of connections whose owner went away.
+    Unclean(sabotage::factory::TenantDb),
+}
+
+/// A tenant transaction.
+#[derive(Debug)]
+pub enum Tx {
+    /// The product's.
+    Sound(tx::TenantTx),
+    /// One whose connection nobody cleans up.
+    Unclean(sabotage::tx::TenantTx),
+}
+
+impl Db {
+    /// Begins a transaction for the scope's tenant.
+    ///
+    /// # Errors
+    /// As the product's.
+    pub async fn begin(&self, scope: &TenantScope, access: Access) -> Result<Tx, BeginError> {
+        match self {
+            Self::Sound(db) => db.begin(scope, access).await.map(Tx::Sound),
+            Self::Unclean(db) => db.begin(scope, access).await.map(Tx::Unclean),
+        }
+    }
+}
+
+impl Tx {
+    /// Whose it is.
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        match self {
+            Self::Sound(tx) => tx.tenant(),
+            Self::Unclean(tx) => tx.tenant(),
+        }
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// As the product's.
+    pub async fn commit(self) -> Result<(), CommitError> {
+        match self {
+            Self::Sound(tx) => tx.commit().await,
+            Self::Unclean(tx) => tx.commit().await.map_err(|error| match error {
+                sabotage::error::CommitError::Refused(source) => CommitError::Refused(source),
+                sabotage::error::CommitError::Unknown(source) => CommitError::Unknown(source),
+                other => CommitError::Unknown(Box::new(other)),
+            }),
+        }
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Tx {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: Execute<'q, Self::Database>,
+        'q: 'e,
+        E: 'q,
+    {
+        match self {
+            Tx::Sound(tx) => tx.fetch_many(query),
+            Tx::Unclean(tx) => tx.fetch_many(query),
+        }
+    }
+
+    fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: Execute<'q, Self::Database>,
+        'q: 'e,
+        E: 'q,
+    {
+        match self {
+            Tx::Sound(tx) => tx.fetch_optional(query),
+            Tx::Unclean(tx) => tx.fetch_optional(query),
+        }
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        match self {
+            Tx::Sound(tx) => tx.prepare_with(sql, parameters),
+            Tx::Unclean(tx) => tx.prepare_with(sql, parameters),
+        }
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Self::Database>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        match self {
+            Tx::Sound(tx) => tx.describe(sql),
+            Tx::Unclean(tx) => tx.describe(sql),
+        }
+    }
+}
