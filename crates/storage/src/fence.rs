@@ -55,22 +55,22 @@ async fn admit(
     let failed = |source: sqlx::Error| AdmitError::Failed(Box::new(source));
     let mut transaction = connection.begin().await.map_err(failed)?;
     sqlx::query("SET LOCAL ROLE stagesub_owner").execute(&mut *transaction).await.map_err(failed)?;
-    sqlx::query(
+    sqlx::query!(
         "INSERT INTO app.tenant_fence AS f (tenant_id, state, epoch) VALUES ($1, 'active', $2)
          ON CONFLICT (tenant_id) DO UPDATE SET state = 'active', epoch = excluded.epoch, updated_at = now()
          WHERE f.epoch < excluded.epoch",
+        tenant.as_uuid(),
+        epoch.0
     )
-    .bind(tenant.as_uuid())
-    .bind(epoch.0)
     .execute(&mut *transaction)
     .await
     .map_err(failed)?;
-    let (state, stands_at): (String, i64) =
-        sqlx::query_as("SELECT state, epoch FROM app.tenant_fence WHERE tenant_id = $1")
-            .bind(tenant.as_uuid())
+    let fence =
+        sqlx::query!("SELECT state, epoch FROM app.tenant_fence WHERE tenant_id = $1", tenant.as_uuid())
             .fetch_one(&mut *transaction)
             .await
             .map_err(failed)?;
+    // A commit whose connection was lost is a failure like another: admitting again is admitting once.
     transaction.commit().await.map_err(failed)?;
-    if state == "active" && stands_at == epoch.0 { Ok(()) } else { Err(AdmitError::OtherEpoch) }
+    if fence.state == "active" && fence.epoch == epoch.0 { Ok(()) } else { Err(AdmitError::OtherEpoch) }
 }

@@ -71,6 +71,10 @@ impl TenantDatabases for PgTenantDatabases {
             .ok_or_else(|| StoreError::Failed(Box::new(MigrateError::NoLogin { database, role })))?;
         admit_tenant(&login, tenant, FIRST_EPOCH).await.map_err(|error| match error {
             AdmitError::Unreachable { .. } => StoreError::Unavailable(Box::new(error)),
+            AdmitError::Failed(source) => match source.downcast::<sqlx::Error>() {
+                Ok(source) => store_error(*source),
+                Err(source) => StoreError::Failed(source),
+            },
             error => StoreError::Failed(Box::new(error)),
         })
     }
