@@ -8,6 +8,7 @@ mod http_instruments;
 mod http_musicians;
 mod http_platform;
 mod http_projects;
+mod idempotency;
 mod ids;
 mod import;
 mod isolation;

@@ -194,6 +194,27 @@ async fn a_second_creator_waits_for_the_quota_and_the_counter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_on_counters_is_told_as_contention_to_one_of_the_two() {
+    let lab = seeded::lab().await;
+    let units = lab.units();
+    let [ours, _] = &lab.scopes;
+    let mut first = begin(&units, ours, Access::Write).await;
+    let mut second = begin(&units, ours, Access::Write).await;
+    first.sequences().reserve(Kind::Musician, 1).await.expect("a number");
+    second.sequences().reserve(Kind::Project, 1).await.expect("a number");
+    let crossed = async |mut unit: Box<dyn UnitOfWork>, kind| {
+        let reserved = unit.sequences().reserve(kind, 1).await.map_err(StoreError::from);
+        // The one that was let through ends at once, the other is rolled back.
+        drop(unit);
+        reserved
+    };
+    let (a, b) = tokio::join!(crossed(first, Kind::Project), crossed(second, Kind::Musician));
+    let (kept, refused): (Vec<_>, Vec<_>) = [a, b].into_iter().partition(Result::is_ok);
+    assert_eq!((kept.len(), refused.len()), (1, 1), "{kept:?} {refused:?}");
+    assert!(matches!(&refused[0], Err(StoreError::Contended(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn older_limits_are_not_stored_over_newer_ones() {
     let lab = seeded::lab().await;
     let units = lab.units();

@@ -4,13 +4,15 @@
 pub(crate) mod lab;
 mod storm;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Row};
 use stagesub_storage::error::CommitError;
 use stagesub_storage::factory::TenantDb;
 use stagesub_storage::fence::{AdmitError, admit_tenant};
-use stagesub_storage::pool::TenantPoolSettings;
+use stagesub_storage::patience::MovePatience;
+use stagesub_storage::pool::{TenantPoolSettings, TxTimeouts};
 use stagesub_storage::tx::TenantTx;
 use stagesub_tenancy::{
     Access, BeginError, DatabaseId, OpenError, Placement, PlacementEpoch, RouteError, TenantId, TenantScope,
@@ -145,7 +147,7 @@ async fn settings_of_a_session_end_with_the_transaction() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_serves_the_tenant_no_more_refuses_it() {
     let lab = Lab::start(1).await;
-    let db = lab.tenants();
+    let db = lab.tenants().with_patience(MovePatience::within(Duration::from_millis(50)));
     let [ours, theirs] = &lab.scopes;
     let place = Placement::Shared(lab.database);
     let mut owner = connect(&lab.admin).await;
@@ -168,6 +170,85 @@ async fn a_database_that_serves_the_tenant_no_more_refuses_it() {
     .await;
     lab.directory.place_when_forgotten(ours.tenant_id(), place, 2);
     begin(&db, ours, Access::Write).await.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_being_moved_is_waited_for_and_others_are_not_held_up() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants().with_patience(MovePatience::within(Duration::from_secs(20)));
+    let [ours, theirs] = &lab.scopes;
+    let mut owner = connect(&lab.admin).await;
+    let set = |fence| format!("UPDATE app.tenant_fence SET {fence} WHERE tenant_id = '{}'", ours.tenant_id());
+    run(&mut owner, &set("state = 'moving'")).await;
+    let moves = async {
+        let refused = || lab.directory.forgotten.load(Ordering::Relaxed);
+        until("it was refused again and again", async || refused() >= 3).await;
+        // The pool has one connection, and whoever waits for the move does not hold it.
+        begin(&db, theirs, Access::Write).await.commit().await.unwrap();
+        run(&mut owner, &set("state = 'active', epoch = 2")).await;
+        lab.directory.place(ours.tenant_id(), Placement::Shared(lab.database), 2);
+    };
+    let (begun, ()) = tokio::join!(db.begin(ours, Access::Write), moves);
+    begun.expect("it begins once the move is over").commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_locked_for_too_long_is_told_to_writers_alone() {
+    let timeouts = TxTimeouts { lock: Duration::from_millis(30), ..TxTimeouts::default() };
+    let lab =
+        Lab::start_with(TenantPoolSettings { max_connections: 1, timeouts, ..Default::default() }).await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    let mut mover = connect(&lab.admin).await;
+    let lock = format!("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('{}', 7))", ours.tenant_id());
+    run(&mut mover, &lock).await;
+    let refused = db.begin(ours, Access::Write).await;
+    assert!(matches!(refused, Err(BeginError::Locked(_))), "{refused:?}");
+    begin(&db, ours, Access::Read).await.commit().await.unwrap();
+    begin(&db, theirs, Access::Write).await.commit().await.unwrap();
+    run(&mut mover, "ROLLBACK").await;
+    begin(&db, ours, Access::Write).await.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_and_a_lock_take_no_longer_than_they_may() {
+    let short = Duration::from_millis(500);
+    let timeouts = TxTimeouts { statement: short, lock: short / 2, ..TxTimeouts::default() };
+    let lab =
+        Lab::start_with(TenantPoolSettings { max_connections: 2, timeouts, ..Default::default() }).await;
+    let db = lab.tenants();
+    let [scope, _] = &lab.scopes;
+    let mut tx = begin(&db, scope, Access::Write).await;
+    insert(&mut tx, 1, "Violin").await.unwrap();
+    tx.commit().await.unwrap();
+
+    let mut slow = begin(&db, scope, Access::Read).await;
+    let error = sqlx::query("SELECT pg_sleep(600)").execute(&mut slow).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "57014", "the statement's own bound");
+    drop(slow);
+
+    let row = "SELECT no FROM tenant.instrument WHERE tenant_id = app.tenant_id() FOR UPDATE";
+    let mut holder = connect(&lab.admin).await;
+    run(&mut holder, "BEGIN; LOCK TABLE tenant.instrument IN ACCESS EXCLUSIVE MODE").await;
+    let mut waiting = begin(&db, scope, Access::Write).await;
+    let error = sqlx::query(row).execute(&mut waiting).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "55P03", "the lock's own bound");
+    drop(waiting);
+    run(&mut holder, "ROLLBACK").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_does_nothing_for_too_long_is_ended() {
+    let timeouts = TxTimeouts { idle: Duration::from_millis(200), ..TxTimeouts::default() };
+    let lab =
+        Lab::start_with(TenantPoolSettings { max_connections: 1, timeouts, ..Default::default() }).await;
+    let db = lab.tenants();
+    let [scope, _] = &lab.scopes;
+    let idle = begin(&db, scope, Access::Write).await;
+    lab.until_backends("state = 'idle in transaction'", 0).await;
+    let ended = idle.commit().await;
+    assert!(ended.is_err(), "it is not kept");
+    begin(&db, scope, Access::Write).await.commit().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@
 //! - `node.rs` a second node on the same databases
 //! - `orchestra.rs` an orchestra on it, shared or dedicated, with its people signed in
 //! - `client.rs` requests and answers
+//! - `proxy.rs` what stands between a pool and PostgreSQL, and cuts a connection at its COMMIT
 //! - `program.rs` the program `stagesub` as its users run it
 //! - `data_path.rs` tenant transactions as the product has them, and with a guard removed; `storm.rs` owners of
 //!   such transactions who go away in the middle
@@ -25,6 +26,7 @@ pub mod node;
 pub mod orchestra;
 pub mod platform;
 pub mod program;
+pub mod proxy;
 pub mod storm;
 
 pub use client::{Answer, Client};

@@ -1,7 +1,7 @@
 //! A second node on a test's databases, as another `serve` beside the first.
 
 use axum::Router;
-use stagesub_server::config::PoolSizes;
+use stagesub_server::config::{Bounds, PoolSizes};
 use stagesub_server::jobs::Jobs;
 use stagesub_server::jobs::changes::Follow;
 use stagesub_server::routes::build_router;
@@ -28,7 +28,8 @@ impl SecondNode {
     /// A node beside the platform's own one, which hears of changes as `follow` says.
     pub async fn beside(platform: &TestPlatform, follow: Follow) -> Self {
         let pools = PoolSizes { shared: 4, dedicated: 2, dedicated_pools: 50 };
-        let (wired, state, jobs) = open(platform.registry(), pools, &serving("", follow)).await;
+        let (wired, state, jobs) =
+            open(platform.registry(), pools, Bounds::default(), &serving("", follow)).await;
         Self { router: build_router(state), wired, _jobs: jobs }
     }
 

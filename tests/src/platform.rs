@@ -11,7 +11,7 @@ use stagesub_domain::audit::{AuditAction, AuditEntry};
 use stagesub_domain::ports::registry::NewMember;
 use stagesub_domain::role::Role;
 use stagesub_server::bootstrap::ensure_superadmin;
-use stagesub_server::config::{DatabaseSettings, PoolSizes, ServingSettings, SuperadminSettings};
+use stagesub_server::config::{Bounds, DatabaseSettings, PoolSizes, ServingSettings, SuperadminSettings};
 use stagesub_server::jobs::Jobs;
 use stagesub_server::jobs::changes::Follow;
 use stagesub_server::routes::build_router;
@@ -26,6 +26,7 @@ use crate::client::Client;
 use crate::cluster::{Cluster, keys};
 use crate::database::{AuditRow, connect, copy, point_at_copies};
 use crate::orchestra::{Kept, Member, Orchestra, PASSWORD, sign_in};
+use crate::proxy::CutProxy;
 
 const SUPERADMIN: &str = "ceo@stagesub.test";
 const SUPERADMIN_PASSWORD: &str = "en dirigent utan taktpinne";
@@ -65,15 +66,32 @@ impl TestPlatform {
         Self::start_with(proxies, PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 }).await
     }
 
+    /// A platform whose transactions have these bounds.
+    pub async fn start_bounded(bounds: Bounds) -> Self {
+        let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
+        Self::start_on(fresh_databases().await, "", pools, bounds).await
+    }
+
+    /// A platform that reaches its databases through [`CutProxy`] wherever `roles` do.
+    pub async fn start_behind_proxy(proxy: &CutProxy, roles: &[&str]) -> Self {
+        let registry = fresh_databases().await;
+        proxy.stand_before(&registry, roles).await;
+        let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
+        Self::start_on(registry, "", pools, Bounds::default()).await
+    }
+
     /// A platform with pools of these sizes.
     pub async fn start_with_pools(pools: PoolSizes) -> Self {
         Self::start_with("", pools).await
     }
 
     async fn start_with(proxies: &str, pools: PoolSizes) -> Self {
-        let registry = fresh_databases().await;
+        Self::start_on(fresh_databases().await, proxies, pools, Bounds::default()).await
+    }
+
+    async fn start_on(registry: ConnectionTarget, proxies: &str, pools: PoolSizes, bounds: Bounds) -> Self {
         let serving = serving(proxies, Follow::default());
-        let (wired, state, jobs) = open(&registry, pools, &serving).await;
+        let (wired, state, jobs) = open(&registry, pools, bounds, &serving).await;
         let client = Client::new(build_router(state.clone()), Self::DOMAIN);
         Self {
             wired,
@@ -279,7 +297,8 @@ impl TestPlatform {
     pub async fn restarted(&self) -> Platform {
         let pools = PoolSizes { shared: 4, dedicated: 2, dedicated_pools: 50 };
         let hosts = HostPolicy::new(Self::DOMAIN).expect("a domain");
-        Platform::open(settings(&self.registry, pools), hosts).await.expect("the databases are there")
+        let settings = settings(&self.registry, pools, Bounds::default());
+        Platform::open(settings, hosts).await.expect("the databases are there")
     }
 }
 
@@ -315,16 +334,23 @@ async fn fresh_databases() -> ConnectionTarget {
     target
 }
 
-fn settings(registry: &ConnectionTarget, pools: PoolSizes) -> DatabaseSettings {
-    DatabaseSettings { database_url: registry.clone(), shared_database_url: None, keys: keys(), pools }
+fn settings(registry: &ConnectionTarget, pools: PoolSizes, bounds: Bounds) -> DatabaseSettings {
+    DatabaseSettings {
+        database_url: registry.clone(),
+        shared_database_url: None,
+        keys: keys(),
+        pools,
+        bounds,
+    }
 }
 
 pub(crate) async fn open(
     registry: &ConnectionTarget,
     pools: PoolSizes,
+    bounds: Bounds,
     serving: &ServingSettings,
 ) -> (Platform, AppState, Jobs) {
-    let wired = Platform::open(settings(registry, pools), serving.hosts.clone())
+    let wired = Platform::open(settings(registry, pools, bounds), serving.hosts.clone())
         .await
         .unwrap_or_else(|error| panic!("the platform opens on its databases: {error:?}"));
     let state = wired.state(serving).expect("the platform can sign tokens");

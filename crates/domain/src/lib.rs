@@ -9,6 +9,7 @@
 //! | [`subscription`], [`starter`] | tiers and their limits; what a new orchestra starts with |
 //! | [`validate`] | rules that drafts are checked by, and their names |
 //! | [`page`], [`error`] | bounded lists; what can go wrong |
+//! | [`idempotency`] | requests that are asked twice: their keys, and what they were answered |
 //! | [`ports`] | what the use cases need of the world: one unit of work, one repository a kind, the registry |
 //! | [`service`] | the use cases: one family a file, free functions |
 //! | [`import`] | musicians from CSV files: encodings, delimiters, headers, rows |
@@ -49,6 +50,7 @@
 pub mod actor;
 pub mod audit;
 pub mod error;
+pub mod idempotency;
 pub mod ids;
 pub mod import;
 pub mod instrument;

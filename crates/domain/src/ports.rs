@@ -6,6 +6,7 @@ use stagesub_id_gen::SequenceStore;
 use crate::error::StoreError;
 
 pub mod audit;
+pub mod idempotency;
 pub mod instruments;
 pub mod musicians;
 pub mod projects;
@@ -15,6 +16,7 @@ pub mod registry;
 pub mod settings;
 
 pub use audit::AuditLog;
+pub use idempotency::IdempotencyStore;
 pub use instruments::{InstrumentRepository, PositionRepository, RankingListRepository};
 pub use musicians::MusicianRepository;
 pub use projects::ProjectRepository;
@@ -48,11 +50,14 @@ pub trait UnitOfWork: Send {
     fn audit<'w>(&'w mut self) -> Box<dyn AuditLog + 'w>;
     /// A new orchestra's first contents.
     fn starter<'w>(&'w mut self) -> Box<dyn StarterRepository + 'w>;
+    /// What creating requests were answered.
+    fn idempotency<'w>(&'w mut self) -> Box<dyn IdempotencyStore + 'w>;
 
     /// Makes everything of this unit durable.
     ///
     /// # Errors
-    /// Any error means that nothing may be assumed to be kept.
+    /// [`StoreError::CommitUnknown`]: it is not known whether it was kept, so the same work must not be done again
+    /// unless it is told from the first. Any other error: nothing was kept.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 

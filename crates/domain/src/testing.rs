@@ -5,21 +5,26 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use stagesub_id_gen::{Kind, Reserved, SequenceError, SequenceStore};
+use uuid::Uuid;
 
 use crate::audit::AuditEntry;
 use crate::error::{Constraint, StoreError};
+use crate::idempotency::{Asked, Fingerprint, IdempotencyKey, KeptAnswer, is_over};
 use crate::ids::{InstrumentNo, MusicianNo, PositionNo, ProjectNo};
 use crate::instrument::{Instrument, Position, RankingList};
 use crate::musician::Musician;
 use crate::page::{Page, Paged};
+use crate::ports::idempotency::Claim;
 use crate::ports::instruments::{InstrumentFilter, PositionFilter, PositionUse};
 use crate::ports::musicians::MusicianFilter;
 use crate::ports::projects::ProjectFilter;
 use crate::ports::quotas::Quota;
 use crate::ports::{
-    AuditLog, InstrumentRepository, MusicianRepository, PositionRepository, ProjectRepository,
-    QuotaRepository, RankingListRepository, SettingsRepository, StarterRepository, UnitOfWork,
+    AuditLog, IdempotencyStore, InstrumentRepository, MusicianRepository, PositionRepository,
+    ProjectRepository, QuotaRepository, RankingListRepository, SettingsRepository, StarterRepository,
+    UnitOfWork,
 };
 use crate::project::Project;
 use crate::settings::Settings;
@@ -52,10 +57,23 @@ pub struct Rows {
     pub counters: HashMap<Kind, i64>,
     /// The audit log.
     pub audit: Vec<AuditEntry>,
+    /// What creating requests were answered.
+    pub asked: HashMap<(Uuid, IdempotencyKey), KeptRequest>,
     /// Locks and writes in the order they were made (`lock musicians`, `reserve MUS`, `insert musicians`).
     pub log: Vec<String>,
     /// Whether the unit was committed.
     pub committed: bool,
+}
+
+/// A request with a key, and its answer once there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRequest {
+    /// What was asked.
+    pub fingerprint: Fingerprint,
+    /// What was answered.
+    pub answer: Option<KeptAnswer>,
+    /// When.
+    pub at: DateTime<Utc>,
 }
 
 /// A unit of work on rows in memory, with the store's uniqueness. One that was made by [`InMemoryUnit::begin`]
@@ -167,6 +185,10 @@ impl UnitOfWork for InMemoryUnit {
     }
 
     fn starter<'w>(&'w mut self) -> Box<dyn StarterRepository + 'w> {
+        Box::new(self.clone())
+    }
+
+    fn idempotency<'w>(&'w mut self) -> Box<dyn IdempotencyStore + 'w> {
         Box::new(self.clone())
     }
 
@@ -475,6 +497,30 @@ impl StarterRepository for InMemoryUnit {
 
     async fn insert_templates(&mut self, templates: Vec<MailTemplate>) -> Result<(), StoreError> {
         self.rows().templates.extend(templates);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl IdempotencyStore for InMemoryUnit {
+    async fn claim(&mut self, asked: &Asked, now: DateTime<Utc>) -> Result<Claim, StoreError> {
+        let mut rows = self.rows();
+        rows.log("claim key");
+        rows.asked.retain(|_, kept| !is_over(kept.at, now));
+        let place = (asked.user, asked.key.clone());
+        if let Some(kept) = rows.asked.get(&place) {
+            let answer = kept.answer.clone().ok_or_else(|| corrupt("idempotency_key"))?;
+            return Ok(Claim::Answered { fingerprint: kept.fingerprint, answer });
+        }
+        let request = KeptRequest { fingerprint: asked.fingerprint, answer: None, at: now };
+        rows.asked.insert(place, request);
+        Ok(Claim::Claimed)
+    }
+
+    async fn keep(&mut self, asked: &Asked, answer: &KeptAnswer, _: DateTime<Utc>) -> Result<(), StoreError> {
+        let mut rows = self.rows();
+        let kept = rows.asked.get_mut(&(asked.user, asked.key.clone()));
+        kept.ok_or_else(|| corrupt("idempotency_key"))?.answer = Some(answer.clone());
         Ok(())
     }
 }

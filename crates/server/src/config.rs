@@ -19,6 +19,10 @@ use stagesub_tenancy::{HostPolicy, InvalidProxies, TrustedProxies};
 use crate::jobs::changes::Follow;
 use crate::telemetry::{LogFormat, UnknownLogFormat};
 
+mod bounds;
+
+pub use bounds::Bounds;
+
 /// Where `serve` listens when nothing else is said: on this machine only, behind a proxy.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
@@ -58,6 +62,16 @@ pub struct RawConfig {
     pub stagesub_dedicated_pool_size: Option<u32>,
     /// `STAGESUB_DEDICATED_POOLS`
     pub stagesub_dedicated_pools: Option<usize>,
+    /// `STAGESUB_STATEMENT_TIMEOUT_MS`
+    pub stagesub_statement_timeout_ms: Option<u64>,
+    /// `STAGESUB_LOCK_TIMEOUT_MS`
+    pub stagesub_lock_timeout_ms: Option<u64>,
+    /// `STAGESUB_IDLE_TIMEOUT_MS`
+    pub stagesub_idle_timeout_ms: Option<u64>,
+    /// `STAGESUB_CONNECTION_WAIT_MS`
+    pub stagesub_connection_wait_ms: Option<u64>,
+    /// `STAGESUB_MOVE_WAIT_MS`
+    pub stagesub_move_wait_ms: Option<u64>,
     /// `STAGESUB_SHUTDOWN_SECS`
     pub stagesub_shutdown_secs: Option<u64>,
     /// `STAGESUB_REGISTRY_LISTEN`
@@ -87,6 +101,11 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_SHARED_POOL_SIZE",
     "STAGESUB_DEDICATED_POOL_SIZE",
     "STAGESUB_DEDICATED_POOLS",
+    "STAGESUB_STATEMENT_TIMEOUT_MS",
+    "STAGESUB_LOCK_TIMEOUT_MS",
+    "STAGESUB_IDLE_TIMEOUT_MS",
+    "STAGESUB_CONNECTION_WAIT_MS",
+    "STAGESUB_MOVE_WAIT_MS",
     "STAGESUB_SHUTDOWN_SECS",
     "STAGESUB_REGISTRY_LISTEN",
     "STAGESUB_LOG",
@@ -257,6 +276,8 @@ pub struct DatabaseSettings {
     pub keys: KeyRing,
     /// Sizes of pools.
     pub pools: PoolSizes,
+    /// How long transactions of tenants may take and wait.
+    pub bounds: Bounds,
 }
 
 impl DatabaseSettings {
@@ -271,6 +292,7 @@ impl DatabaseSettings {
             shared_database_url: optional_target("SHARED_TENANT_DB_URL", raw.shared_tenant_db_url.as_ref())?,
             keys: key_ring(keys)?,
             pools: pool_sizes(raw)?,
+            bounds: Bounds::from_raw(raw)?,
         })
     }
 }

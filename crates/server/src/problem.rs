@@ -20,6 +20,9 @@ tokio::task_local! {
 /// Prefix of every problem's `type`: a name, not a page that must exist.
 const TYPE_PREFIX: &str = "urn:stagesub:problem:";
 
+/// The kind of problem that says that a change may or may not have been kept.
+const OUTCOME_UNKNOWN: &str = "commit-unknown";
+
 /// An answer that says what went wrong.
 #[derive(Debug)]
 pub struct Problem {
@@ -169,6 +172,41 @@ impl Problem {
         problem
     }
 
+    /// Whether the change was kept is not known: the connection was lost, or the time was up, while it was being
+    /// stored.
+    #[must_use]
+    pub fn outcome_unknown(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let mut problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            OUTCOME_UNKNOWN,
+            "Outcome unknown",
+            "It is not known whether the change was kept. Send the same request again with the same \
+             Idempotency-Key, and it is done once; sent without a key, look first what is there.",
+        );
+        problem.retry_after_secs = Some(1);
+        problem.cause = Some(cause.into());
+        problem
+    }
+
+    fn key_reused() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "Idempotency-Key was used before",
+            "This Idempotency-Key names another request of yours; nothing was changed. Send a request that differs \
+             under a key of its own.",
+        )
+    }
+
+    fn key_underway() -> Self {
+        let mut problem = Self::conflict(
+            "idempotency-key-underway",
+            "The request that this Idempotency-Key names is still at work; ask again shortly.",
+        );
+        problem.retry_after_secs = Some(1);
+        problem
+    }
+
     /// A defect of this program or of stored data.
     #[must_use]
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -190,9 +228,14 @@ impl Problem {
 
     /// 5xx is logged with its whole chain, 4xx quietly: here, once, where the error becomes an answer.
     fn log(&self) {
-        if self.status.is_server_error() {
-            let chain = self.cause.as_deref().map(|cause| error_chain(cause)).unwrap_or_default();
-            tracing::error!(status = self.status.as_u16(), kind = self.kind, cause = %chain, "request failed");
+        let chain = || self.cause.as_deref().map(|cause| error_chain(cause)).unwrap_or_default();
+        if self.kind == OUTCOME_UNKNOWN {
+            tracing::error!(
+                status = self.status.as_u16(), kind = self.kind, cause = %chain(),
+                "it is not known whether a change was kept"
+            );
+        } else if self.status.is_server_error() {
+            tracing::error!(status = self.status.as_u16(), kind = self.kind, cause = %chain(), "request failed");
         } else {
             tracing::debug!(status = self.status.as_u16(), kind = self.kind, detail = %self.detail, "request refused");
         }
@@ -292,6 +335,7 @@ impl From<StoreError> for Problem {
                 Self::conflict("conflict", format!("Another record stands against it ({constraint:?})."))
             }
             StoreError::Contended(_) | StoreError::Unavailable(_) => Self::unavailable(error),
+            StoreError::CommitUnknown(_) => Self::outcome_unknown(error),
             error => Self::internal(error),
         }
     }
@@ -329,6 +373,8 @@ impl From<UseCaseError> for Problem {
                     resource.as_str().replace('_', " ")
                 ),
             ),
+            UseCaseError::KeyReused => Self::key_reused(),
+            UseCaseError::KeyUnderway => Self::key_underway(),
             UseCaseError::Resolve(error) => error.into(),
             UseCaseError::Begin(error) => error.into(),
             UseCaseError::Store(error) => error.into(),
@@ -357,6 +403,8 @@ impl From<LoginError> for Problem {
     fn from(error: LoginError) -> Self {
         match error {
             LoginError::Refused => Self::unauthenticated("The address or the password is wrong."),
+            // What is not known is whether the sign-in was recorded; signing in again does no harm.
+            LoginError::Store(error @ StoreError::CommitUnknown(_)) => Self::unavailable(error),
             LoginError::Store(error) => error.into(),
             error @ LoginError::Failed(_) => Self::internal(error),
             error => Self::unavailable(error),

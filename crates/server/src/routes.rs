@@ -146,11 +146,14 @@ async fn with_request_id(request: Request, next: Next) -> Response {
     problem::REQUEST_ID.scope(id, next.run(request)).await
 }
 
-/// Dropping the handler's future rolls its transaction back.
+/// Dropping the handler's future rolls its transaction back, unless it was just being committed: of a request that
+/// changes something nobody knows.
 async fn timeout(request: Request, next: Next) -> Response {
+    let is_safe = request.method().is_safe();
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(elapsed) => Problem::unavailable(elapsed).into_response(),
+        Err(elapsed) if is_safe => Problem::unavailable(elapsed).into_response(),
+        Err(elapsed) => Problem::outcome_unknown(elapsed).into_response(),
     }
 }
 

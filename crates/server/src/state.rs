@@ -10,6 +10,7 @@ use stagesub_tenancy::clock::Clock;
 use stagesub_tenancy::proxies::TrustedProxies;
 use stagesub_tenancy::{Resolver, TenantId};
 
+use crate::idempotency::Fingerprints;
 use crate::readiness::Readiness;
 
 /// Told when a tenant's record changed on this node, so that its own caches do not wait for the feed.
@@ -35,6 +36,8 @@ pub struct Parts {
     pub databases: Arc<dyn TenantDatabases>,
     /// Drops this node's cached answers about a tenant.
     pub invalidate: Invalidate,
+    /// Tells requests with a key from each other.
+    pub fingerprints: Fingerprints,
     /// Whether requests can be served.
     pub readiness: Arc<dyn Readiness>,
     /// The time.

@@ -21,21 +21,26 @@ use stagesub_domain::page::Paged;
 use stagesub_domain::ports::audit::MockAuditLog;
 use stagesub_domain::ports::musicians::MockMusicianRepository;
 use stagesub_domain::ports::quotas::{MockQuotaRepository, Quota};
-use stagesub_domain::ports::registry::{MockPersonRegistry, MockTenantDatabases, MockTenantRegistry};
+use stagesub_domain::ports::registry::{
+    MockPersonRegistry, MockTenantDatabases, MockTenantRegistry, TenantAccount,
+};
 use stagesub_domain::ports::settings::MockSettingsRepository;
-use stagesub_domain::ports::{MockUnitOfWork, MockUnitOfWorkFactory};
+use stagesub_domain::ports::{MockUnitOfWork, MockUnitOfWorkFactory, Units};
 use stagesub_domain::role::Role;
 use stagesub_domain::settings::Settings;
-use stagesub_domain::subscription::Resource;
+use stagesub_domain::subscription::{Resource, Tier};
 use stagesub_id_gen::{MockSequenceStore, Reserved};
 use stagesub_tenancy::testing::{FixedClock, InMemoryDirectory, tenant};
-use stagesub_tenancy::{HostPolicy, Resolver, TenantId, TrustedProxies};
+use stagesub_tenancy::{HostPolicy, Resolver, TenantId, TenantStatus, TrustedProxies};
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use crate::idempotency::Fingerprints;
 use crate::readiness::MockReadiness;
 use crate::routes::build_router;
 use crate::state::{AppState, Parts};
+
+mod protocol;
 
 const USER: Uuid = Uuid::from_u128(7);
 
@@ -57,11 +62,16 @@ fn token(tenant: Option<u128>, role: Role) -> String {
 
 /// A server over mocks: two orchestras (GOT, MLM), a person whose role is `role` everywhere.
 fn server(units: MockUnitOfWorkFactory, role: Role) -> Router {
+    server_on(Arc::new(units), role)
+}
+
+/// The same over any factory.
+fn server_on(units: Units, role: Role) -> Router {
     let directory = Arc::new(InMemoryDirectory::new());
     directory.insert(tenant(1, "GOT", "got"));
     directory.insert(tenant(2, "MLM", "mlm"));
     let mut gone = tenant(3, "OLD", "old");
-    gone.status = stagesub_tenancy::TenantStatus::Suspended;
+    gone.status = TenantStatus::Suspended;
     directory.insert(gone);
     let mut authority = MockAuthorityStore::new();
     authority.expect_find_authority().returning(move |user, tenant| {
@@ -79,8 +89,15 @@ fn server(units: MockUnitOfWorkFactory, role: Role) -> Router {
     );
     let mut readiness = MockReadiness::new();
     readiness.expect_check().returning(|| Ok(()));
+    let mut tenants = MockTenantRegistry::new();
+    tenants.expect_list().returning(|_, _, _| Ok(Paged { items: Vec::new(), next: None }));
+    tenants.expect_find().returning(|id| Ok(Some(account(id))));
+    tenants.expect_change().returning(|_, _, _| Ok(None));
+    tenants.expect_set_status().returning(|_, _, _, _| Ok(false));
+    tenants.expect_code_is_taken().returning(|_| Ok(false));
+    tenants.expect_reserve().returning(|_, _| Err(StoreError::Unavailable("not here".into())));
     build_router(AppState::new(Parts {
-        units: Arc::new(units),
+        units,
         resolver: Resolver::new(
             directory,
             HostPolicy::new("stagesub.test").expect("the domain is well formed"),
@@ -88,15 +105,37 @@ fn server(units: MockUnitOfWorkFactory, role: Role) -> Router {
         login: LoginService::new(Arc::new(MockCredentialStore::new()), Arc::clone(&hasher), tokens()),
         authenticator: Authenticator::new(tokens(), Arc::new(authority)),
         passwords: hasher,
-        tenants: Arc::new(MockTenantRegistry::new()),
+        tenants: Arc::new(tenants),
         people: Arc::new(MockPersonRegistry::new()),
         databases: Arc::new(MockTenantDatabases::new()),
         invalidate: Arc::new(|_| {}),
+        fingerprints: Fingerprints::new(&SecretString::from("a secret of the tests")),
         readiness: Arc::new(readiness),
         clock: Arc::new(FixedClock::at(now())),
         trusted_proxies: TrustedProxies::default(),
         app_domain: "stagesub.test".to_owned(),
     }))
+}
+
+/// An orchestra as the registry has it.
+fn account(id: TenantId) -> TenantAccount {
+    TenantAccount {
+        id,
+        code: "GOT".parse().expect("a code"),
+        name: "Göteborgs Symfoniker".to_owned(),
+        subdomain: "got".parse().expect("a subdomain"),
+        tier: Tier::Small,
+        limits: Tier::Small.limits(),
+        status: TenantStatus::Active,
+        trial_ends_at: None,
+        subscription_ends_at: None,
+        custom_branding: None,
+        email_domain: None,
+        placement: None,
+        version: 1,
+        created_at: now(),
+        updated_at: now(),
+    }
 }
 
 /// Counts how the units that a factory begins end.

@@ -17,9 +17,8 @@ use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRe
 use stagesub_domain::service::provisioning::recover_provisioning;
 use stagesub_domain::service::tenants;
 use stagesub_storage::directory::PgTenantDirectory;
-use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
+use stagesub_storage::factory::{LeanPoolFactory, TenantDb};
 use stagesub_storage::migrate::MigrateError;
-use stagesub_storage::pool::TenantPoolSettings;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::changes::{PgChangeFeed, PgChangeSignal};
 use stagesub_storage::registry::credentials::{PgAuthorityStore, PgCredentialStore};
@@ -36,6 +35,7 @@ use stagesub_tenancy::{
 
 use crate::clock::SystemClock;
 use crate::config::{DatabaseSettings, PoolSizes, ServingSettings};
+use crate::idempotency::Fingerprints;
 use crate::jobs::changes::Follow;
 use crate::jobs::{Jobs, changes, upkeep};
 use crate::problem::error_chain;
@@ -72,8 +72,10 @@ impl Platform {
         let stored: Arc<dyn TenantDirectory> = Arc::new(PgTenantDirectory::new(registry.clone()));
         let directory = CachedDirectory::new(stored, CacheSettings::default());
         let logins = Arc::new(PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys)));
-        let factory =
-            Arc::new(LeanPoolFactory::new(Arc::clone(&logins) as _, factory_settings(databases.pools)));
+        let factory = Arc::new(LeanPoolFactory::new(
+            Arc::clone(&logins) as _,
+            databases.bounds.factory_settings(databases.pools),
+        ));
         let cached: Arc<dyn TenantDirectory> = Arc::new(directory.clone());
         let router =
             Arc::new(Router::new(Arc::clone(&cached), Arc::clone(&factory), pool_settings(databases.pools)));
@@ -81,7 +83,9 @@ impl Platform {
         let authority = Arc::new(CachedAuthority::new(Arc::new(PgAuthorityStore::new(registry.clone()))));
         Ok(Self {
             resolver: Resolver::new(cached, hosts),
-            units: Arc::new(PgUnitOfWorkFactory::new(TenantDb::new(Arc::clone(&router)))),
+            units: Arc::new(PgUnitOfWorkFactory::new(
+                TenantDb::new(Arc::clone(&router)).with_patience(databases.bounds.patience()),
+            )),
             tenants: Arc::new(PgTenantRegistry::new(registry.clone())),
             people: Arc::new(PgPersonRegistry::new(registry.clone())),
             databases: Arc::new(PgTenantDatabases::new(registry.clone(), Arc::clone(&keys))),
@@ -178,6 +182,7 @@ impl Platform {
             people: Arc::clone(&self.people),
             databases: Arc::clone(&self.databases),
             invalidate: Arc::clone(&self.invalidate),
+            fingerprints: Fingerprints::new(&serving.jwt_secret),
             readiness: Arc::new(Remembered::new(DatabasesAnswer {
                 registry: self.registry.clone(),
                 databases: Arc::clone(&self.databases),
@@ -220,11 +225,6 @@ impl fmt::Debug for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Platform").field("router", &self.router).finish_non_exhaustive()
     }
-}
-
-fn factory_settings(sizes: PoolSizes) -> FactorySettings {
-    let of = |max_connections| TenantPoolSettings { max_connections, ..TenantPoolSettings::default() };
-    FactorySettings { shared: of(sizes.shared), dedicated: of(sizes.dedicated) }
 }
 
 /// As many connections as all the dedicated pools may hold, each with the one that cancels statements.

@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
+#[cfg(feature = "orchestra")]
+use stagesub_domain::error::StoreError;
 use stagesub_tenancy::{BoxError, DatabaseId, DirectoryError};
 
+#[cfg(feature = "orchestra")]
+use crate::error::leaves_open;
 use crate::error::{Failure, classify};
 use crate::logins::LoginRole;
 use crate::marker::{self, Marker, MarkerError};
@@ -19,6 +23,8 @@ use crate::migrate::logins::find_login;
 use crate::migrate::session;
 use crate::migrate::sets::MigrationSet;
 use crate::migrate::verify_login;
+#[cfg(feature = "orchestra")]
+use crate::repo::store_error;
 use crate::roles::is_refused;
 use crate::seal::KeyRing;
 use crate::target::ConnectionTarget;
@@ -30,6 +36,8 @@ pub mod changes;
 pub mod constraints;
 #[cfg(feature = "orchestra")]
 pub mod credentials;
+#[cfg(feature = "orchestra")]
+mod idempotency;
 pub mod logins;
 #[cfg(feature = "orchestra")]
 pub mod people;
@@ -180,6 +188,22 @@ async fn stored_login(
     find_login(conn, keys, database, role).await?.ok_or(MigrateError::NoLogin { database, role })
 }
 
+/// Commits a change of the registry.
+///
+/// # Errors
+/// [`StoreError::CommitUnknown`] when the connection was lost in between. (sqlx takes the COMMIT of an aborted
+/// transaction for a success; none comes here, since whatever failed before is returned where it failed.)
+#[cfg(feature = "orchestra")]
+pub(crate) async fn commit(transaction: Transaction<'static, Postgres>) -> Result<(), StoreError> {
+    transaction.commit().await.map_err(commit_error)
+}
+
+/// What a COMMIT that was not answered with success says.
+#[cfg(feature = "orchestra")]
+fn commit_error(error: sqlx::Error) -> StoreError {
+    if leaves_open(&error) { StoreError::CommitUnknown(Box::new(error)) } else { store_error(error) }
+}
+
 /// The directory's view of a driver's error: everything but a stored record is the registry's absence.
 pub(crate) fn unavailable(error: sqlx::Error) -> DirectoryError {
     if matches!(classify(&error), Failure::Statement) {
@@ -195,3 +219,15 @@ pub(crate) fn corrupt(what: &'static str, source: impl Into<BoxError>) -> Direct
 
 /// Keys as the adapters share them.
 pub(crate) type Keys = Arc<KeyRing>;
+
+#[cfg(all(test, feature = "orchestra"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_unknown_only_when_its_connection_was_lost() {
+        let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert!(matches!(commit_error(lost), StoreError::CommitUnknown(_)));
+        assert!(matches!(commit_error(sqlx::Error::RowNotFound), StoreError::Failed(_)));
+    }
+}

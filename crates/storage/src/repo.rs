@@ -5,6 +5,7 @@
 
 mod audit;
 mod error;
+mod idempotency;
 mod instruments;
 mod musicians;
 mod positions;
@@ -19,6 +20,7 @@ pub use error::CONSTRAINTS;
 
 pub(crate) use audit::PgAuditLog;
 pub(crate) use error::store_error;
+pub(crate) use idempotency::PgIdempotency;
 pub(crate) use instruments::PgInstruments;
 pub(crate) use musicians::PgMusicians;
 pub(crate) use positions::PgPositions;

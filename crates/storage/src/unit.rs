@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::ports::{
-    AuditLog, InstrumentRepository, MusicianRepository, PositionRepository, ProjectRepository,
-    QuotaRepository, RankingListRepository, SettingsRepository, StarterRepository, UnitOfWork,
+    AuditLog, IdempotencyStore, InstrumentRepository, MusicianRepository, PositionRepository,
+    ProjectRepository, QuotaRepository, RankingListRepository, SettingsRepository, StarterRepository,
+    UnitOfWork,
 };
 use stagesub_id_gen::SequenceStore;
 use stagesub_tenancy::{Access, BeginError, TenantScope, UnitOfWorkFactory};
@@ -12,8 +13,8 @@ use stagesub_tenancy::{Access, BeginError, TenantScope, UnitOfWorkFactory};
 use crate::error::CommitError;
 use crate::factory::TenantDb;
 use crate::repo::{
-    PgAuditLog, PgInstruments, PgMusicians, PgPositions, PgProjects, PgQuotas, PgRankingLists, PgSequences,
-    PgSettings, PgStarter, store_error,
+    PgAuditLog, PgIdempotency, PgInstruments, PgMusicians, PgPositions, PgProjects, PgQuotas, PgRankingLists,
+    PgSequences, PgSettings, PgStarter, store_error,
 };
 use crate::tx::TenantTx;
 
@@ -85,6 +86,10 @@ impl UnitOfWork for PgUnit {
         Box::new(PgStarter { tx: &mut self.tx })
     }
 
+    fn idempotency<'w>(&'w mut self) -> Box<dyn IdempotencyStore + 'w> {
+        Box::new(PgIdempotency { tx: &mut self.tx })
+    }
+
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         self.tx.commit().await.map_err(commit_error)
     }
@@ -98,7 +103,7 @@ fn commit_error(error: CommitError) -> StoreError {
             Ok(source) => store_error(*source),
             Err(source) => StoreError::Failed(source),
         },
-        unknown => StoreError::Unavailable(Box::new(unknown)),
+        unknown @ CommitError::Unknown(_) => StoreError::CommitUnknown(Box::new(unknown)),
     }
 }
 
@@ -112,6 +117,6 @@ mod tests {
         let refused = |source: sqlx::Error| commit_error(CommitError::Refused(Box::new(source)));
         assert!(matches!(refused(lost()), StoreError::Unavailable(_)));
         assert!(matches!(refused(sqlx::Error::RowNotFound), StoreError::Failed(_)));
-        assert!(matches!(commit_error(CommitError::Unknown(Box::new(lost()))), StoreError::Unavailable(_)));
+        assert!(matches!(commit_error(CommitError::Unknown(Box::new(lost()))), StoreError::CommitUnknown(_)));
     }
 }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use stagesub_domain::actor::Actor;
 use stagesub_domain::audit::{AuditAction, AuditEntry};
+use stagesub_domain::idempotency::{Asked, Fingerprint, KeptAnswer};
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo, ProjectNo, RankingListNo};
 use stagesub_domain::instrument::{Instrument, ListType, Position, RankingList};
 use stagesub_domain::language::Language;
@@ -13,6 +14,7 @@ use stagesub_domain::settings::Settings;
 use stagesub_domain::starter::{MailTemplate, MailType};
 use stagesub_domain::subscription::Tier;
 use stagesub_tenancy::Access;
+use uuid::Uuid;
 
 use crate::tenant_tx::lab::Lab;
 
@@ -101,4 +103,17 @@ async fn seed(unit: &mut dyn UnitOfWork) {
         changes: None,
     };
     unit.audit().record(&entry).await.unwrap();
+    let asked = Asked {
+        user: Uuid::from_u128(1),
+        key: "en-nyckel".parse().expect("a key"),
+        fingerprint: Fingerprint::new([1; 32]),
+    };
+    let answer = KeptAnswer {
+        status: 201,
+        location: Some("/api/v1/instruments/AAA-INST-001".to_owned()),
+        content_type: "application/json".to_owned(),
+        body: b"{}".to_vec(),
+    };
+    unit.idempotency().claim(&asked, at).await.unwrap();
+    unit.idempotency().keep(&asked, &answer, at).await.unwrap();
 }

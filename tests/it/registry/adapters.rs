@@ -9,7 +9,8 @@ use stagesub_domain::actor::Actor;
 use stagesub_domain::audit::{AuditAction, AuditEntry};
 use stagesub_domain::error::{Constraint, StoreError};
 use stagesub_domain::ports::registry::{
-    NewMember, NewTenant, PersonRegistry, TenantChange, TenantDatabases, TenantFilter, TenantRegistry,
+    NewMember, NewTenant, PersonRegistry, Reservation, TenantChange, TenantDatabases, TenantFilter,
+    TenantRegistry,
 };
 use stagesub_domain::role::Role;
 use stagesub_domain::subscription::{Limits, Tier};
@@ -54,7 +55,10 @@ impl Fixture {
 
     async fn reserve(&self, code: &str, subdomain: &str) -> Result<TenantId, StoreError> {
         let tenant = new_tenant(code, subdomain);
-        self.tenants.reserve(&tenant, &entry(AuditAction::Create)).await.map(|account| account.id)
+        match self.tenants.reserve(&tenant, &entry(AuditAction::Create)).await? {
+            Reservation::Made(account) => Ok(account.id),
+            before @ Reservation::Before { .. } => panic!("no key was given: {before:?}"),
+        }
     }
 }
 
@@ -87,6 +91,7 @@ fn new_tenant(code: &str, subdomain: &str) -> NewTenant {
         trial_ends_at: Some(now()),
         dedicated: false,
         admin: None,
+        asked: None,
         now: now(),
     }
 }

@@ -245,6 +245,8 @@ impl DatabaseLogins for OneLogin {
 pub(crate) struct HandHeldDirectory {
     known: Mutex<HashMap<TenantId, (Arc<Tenant>, Located)>>,
     fresh: Mutex<HashMap<TenantId, Located>>,
+    /// How often an answer turned out to be wrong.
+    pub(crate) forgotten: AtomicU32,
 }
 
 impl HandHeldDirectory {
@@ -282,6 +284,7 @@ impl TenantDirectory for HandHeldDirectory {
     }
 
     fn forget(&self, id: TenantId) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
         if let Some(located) = self.fresh.lock().unwrap().remove(&id) {
             self.place(id, located.placement, located.epoch.0);
         }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::audit::AuditEntry;
 use crate::error::StoreError;
+use crate::idempotency::{Asked, Fingerprint};
 use crate::page::Paged;
 use crate::role::Role;
 use crate::subscription::{Limits, Tier};
@@ -87,8 +88,26 @@ pub struct NewTenant {
     pub dedicated: bool,
     /// Its first administrator.
     pub admin: Option<NewMember>,
+    /// The request that asks for it, if it was given a key.
+    pub asked: Option<Asked>,
     /// When.
     pub now: DateTime<Utc>,
+}
+
+/// What became of a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reservation {
+    /// Code and subdomain are the new tenant's.
+    Made(TenantAccount),
+    /// The request's key was given before; nothing was reserved.
+    Before {
+        /// What was asked then.
+        fingerprint: Fingerprint,
+        /// The tenant that was made then, as it is now.
+        account: TenantAccount,
+        /// Whether it is to have a database of its own.
+        dedicated: bool,
+    },
 }
 
 /// A person who becomes a member of a tenant.
@@ -151,8 +170,8 @@ pub struct TenantChange {
 #[async_trait]
 pub trait TenantRegistry: Send + Sync {
     /// Reserves code and subdomain, and records the tenant as `provisioning`, with its first administrator's
-    /// account and membership.
-    async fn reserve(&self, tenant: &NewTenant, audit: &AuditEntry) -> Result<TenantAccount, StoreError>;
+    /// account and membership and the key of the request. A key that was given before comes before any conflict.
+    async fn reserve(&self, tenant: &NewTenant, audit: &AuditEntry) -> Result<Reservation, StoreError>;
     /// Finds one.
     async fn find(&self, id: TenantId) -> Result<Option<TenantAccount>, StoreError>;
     /// Finds one by subdomain.

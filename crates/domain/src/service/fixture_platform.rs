@@ -12,9 +12,11 @@ use uuid::Uuid;
 
 use crate::audit::AuditEntry;
 use crate::error::{Constraint, StoreError};
+use crate::idempotency::{Asked, is_over};
 use crate::page::Paged;
 use crate::ports::registry::{
-    NewMember, NewTenant, TenantAccount, TenantChange, TenantDatabases, TenantFilter, TenantRegistry,
+    NewMember, NewTenant, Reservation, TenantAccount, TenantChange, TenantDatabases, TenantFilter,
+    TenantRegistry,
 };
 use crate::ports::{UnitOfWork, Units};
 use crate::service::fixture::moment;
@@ -33,6 +35,8 @@ pub(crate) struct State {
     /// Tenants, and whether each is to have a database of its own.
     pub(crate) accounts: BTreeMap<TenantId, (TenantAccount, bool)>,
     pub(crate) admins: Vec<NewMember>,
+    /// Requests with a key, which tenant each made, and when.
+    pub(crate) asked: Vec<(Asked, TenantId, chrono::DateTime<chrono::Utc>)>,
     pub(crate) audit: Vec<AuditEntry>,
     pub(crate) orchestras: HashMap<TenantId, InMemoryUnit>,
     pub(crate) admitted: HashSet<TenantId>,
@@ -82,8 +86,16 @@ impl World {
 
 #[async_trait]
 impl TenantRegistry for World {
-    async fn reserve(&self, tenant: &NewTenant, audit: &AuditEntry) -> Result<TenantAccount, StoreError> {
+    async fn reserve(&self, tenant: &NewTenant, audit: &AuditEntry) -> Result<Reservation, StoreError> {
         let mut state = self.step("reserve")?;
+        state.asked.retain(|(_, _, at)| !is_over(*at, tenant.now));
+        if let Some(asked) = &tenant.asked {
+            let same = |one: &Asked| (one.user, &one.key) == (asked.user, &asked.key);
+            if let Some((before, id, _)) = state.asked.iter().find(|(one, _, _)| same(one)) {
+                let (account, dedicated) = state.accounts[id].clone();
+                return Ok(Reservation::Before { fingerprint: before.fingerprint, account, dedicated });
+            }
+        }
         let conflict = |constraint| Err(StoreError::Conflict { constraint });
         if state.accounts.values().any(|(one, _)| one.subdomain == tenant.subdomain) {
             return conflict(Constraint::TenantSubdomain);
@@ -110,8 +122,9 @@ impl TenantRegistry for World {
         };
         state.accounts.insert(tenant.id, (account.clone(), tenant.dedicated));
         state.admins.extend(tenant.admin.clone());
+        state.asked.extend(tenant.asked.clone().map(|asked| (asked, tenant.id, tenant.now)));
         state.audit.push(audit.clone());
-        Ok(account)
+        Ok(Reservation::Made(account))
     }
 
     async fn find(&self, id: TenantId) -> Result<Option<TenantAccount>, StoreError> {

@@ -12,10 +12,11 @@ use stagesub_tenancy::{Purpose, TenantCode, TenantId, TenantStatus};
 use crate::actor::Actor;
 use crate::audit::AuditAction;
 use crate::error::{Constraint, FieldError, StoreError, UseCaseError, ValidationErrors};
+use crate::idempotency::Asked;
 use crate::ids::{InstrumentNo, PositionNo, RankingListNo};
 use crate::instrument::{Instrument, ListType, Position, RankingList};
 use crate::ports::UnitOfWork;
-use crate::ports::registry::{NewMember, NewTenant, TenantAccount};
+use crate::ports::registry::{NewMember, NewTenant, Reservation, TenantAccount};
 use crate::service::code::proposals;
 use crate::service::context::Act;
 use crate::service::tenants::{
@@ -39,9 +40,47 @@ pub async fn create_tenant(
     draft: TenantDraft,
     now: DateTime<Utc>,
 ) -> Result<TenantAccount, UseCaseError> {
-    let dedicated = draft.dedicated;
-    let account = reserve(platform, actor, id, draft, now).await?;
-    finish(platform, actor, account, dedicated, now).await
+    create_tenant_once(platform, actor, id, draft, None, now).await.map(|creation| creation.account)
+}
+
+/// An orchestra that a request asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Creation {
+    /// The orchestra as it is now.
+    pub account: TenantAccount,
+    /// Whether an earlier request made it.
+    pub is_again: bool,
+}
+
+/// As [`create_tenant`], for a request that may have been made before. If it was, the orchestra of that time is
+/// answered, as it is now; its making is finished first if it had not been.
+///
+/// # Errors
+/// Those of [`create_tenant`]; [`UseCaseError::KeyReused`] when the key names another request.
+pub async fn create_tenant_once(
+    platform: &Platform<'_>,
+    actor: &Actor,
+    id: TenantId,
+    draft: TenantDraft,
+    asked: Option<Asked>,
+    now: DateTime<Utc>,
+) -> Result<Creation, UseCaseError> {
+    let (wants_dedicated, wanted) = (draft.dedicated, asked.as_ref().map(|asked| asked.fingerprint));
+    match reserve(platform, actor, id, draft, asked, now).await? {
+        Reservation::Made(account) => {
+            let account = finish(platform, actor, account, wants_dedicated, now).await?;
+            Ok(Creation { account, is_again: false })
+        }
+        Reservation::Before { fingerprint, .. } if Some(fingerprint) != wanted => {
+            Err(UseCaseError::KeyReused)
+        }
+        // The first request may be at it still: each step finds out by itself whether it was done.
+        Reservation::Before { account, dedicated, .. } if account.status == TenantStatus::Provisioning => {
+            let account = finish(platform, actor, account, dedicated, now).await?;
+            Ok(Creation { account, is_again: true })
+        }
+        Reservation::Before { account, .. } => Ok(Creation { account, is_again: true }),
+    }
 }
 
 /// What became of a tenant whose setting up was begun and not ended.
@@ -182,10 +221,11 @@ async fn reserve(
     actor: &Actor,
     id: TenantId,
     draft: TenantDraft,
+    asked: Option<Asked>,
     now: DateTime<Utc>,
-) -> Result<TenantAccount, UseCaseError> {
+) -> Result<Reservation, UseCaseError> {
     let wanted_code = draft.code.clone().filter(|code| !code.trim().is_empty());
-    let mut tenant = check(id, draft, now)?;
+    let mut tenant = NewTenant { asked, ..check(id, draft, now)? };
     let audit = |tenant: &NewTenant| {
         let after = json!({ "after": {
             "name": tenant.name,
@@ -245,6 +285,7 @@ fn check(id: TenantId, draft: TenantDraft, now: DateTime<Utc>) -> Result<NewTena
                 last_name: admin.last_name,
                 password_hash: admin.password_hash,
             }),
+            asked: None,
             now,
         }),
         _ => Err(ValidationErrors(errors)),
@@ -452,6 +493,53 @@ mod tests {
         let error = create(&World::default(), 1, draft("♪♪♪", "noter")).await.expect_err("no proposal");
         assert!(matches!(error, UseCaseError::Invalid(errors)
             if errors.0[0].field == "code" && errors.0[0].rule == "required"));
+    }
+
+    fn asked(what: u8) -> Asked {
+        Asked {
+            user: Uuid::from_u128(5),
+            key: "en-nyckel".parse().expect("a key"),
+            fingerprint: crate::idempotency::Fingerprint::new([what; 32]),
+        }
+    }
+
+    async fn create_once(world: &World, number: u128, asked: Asked) -> Result<Creation, UseCaseError> {
+        let (actor, draft) = (Actor::system(), draft("Umeå", "umea"));
+        world
+            .with(async |platform| {
+                create_tenant_once(platform, &actor, tenant_id(number), draft, Some(asked), moment(0)).await
+            })
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_made_again_gets_its_tenant_and_no_second_one() {
+        let world = World::default();
+        let first = create_once(&world, 1, asked(1)).await.expect("made");
+        let again = create_once(&world, 2, asked(1)).await.expect("told");
+        assert_eq!((first.is_again, again.is_again), (false, true));
+        assert_eq!(again.account, first.account);
+        assert!(matches!(create_once(&world, 3, asked(2)).await, Err(UseCaseError::KeyReused)));
+        assert_eq!(world.state().accounts.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_made_again_finishes_what_was_left_at_any_step() {
+        let steps = {
+            let world = World::default();
+            create_once(&world, 1, asked(1)).await.expect("made");
+            world.state().steps.len()
+        };
+        for fails_at in 0..steps {
+            let world = World::default();
+            world.state().fails_at = Some(fails_at);
+            assert!(create_once(&world, 1, asked(1)).await.is_err(), "step {fails_at} failed");
+            world.state().fails_at = None;
+            let again = create_once(&world, 2, asked(1)).await.expect("finished");
+            assert_eq!(again.account.status, TenantStatus::Active, "step {fails_at}");
+            assert_eq!(again.is_again, fails_at > 0, "step {fails_at}");
+            assert_eq!(world.state().accounts.len(), 1, "step {fails_at}");
+        }
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use super::cast::SUPERADMIN_EMAIL;
 use super::report::APP_DOMAIN;
 use super::secrets::Secrets;
 use crate::config::{
-    ConfigError, DatabaseSettings, MigrateSettings, RawConfig, ServingSettings, SuperadminSettings,
+    Bounds, ConfigError, DatabaseSettings, MigrateSettings, RawConfig, ServingSettings, SuperadminSettings,
     pool_sizes,
 };
 use crate::jobs::changes::Follow;
@@ -73,6 +73,7 @@ impl Ground {
                     shared_database_url: None,
                     keys: KeyRing::parse(secrets.keys.expose_secret())?,
                     pools: pool_sizes(raw)?,
+                    bounds: Bounds::from_raw(raw)?,
                 },
                 registry_admin: cluster.admin().clone(),
                 shared_admin: None,

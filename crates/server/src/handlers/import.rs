@@ -7,6 +7,7 @@ use axum::Json;
 use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, Multipart, Request, State};
 use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -14,11 +15,11 @@ use stagesub_auth::Permission;
 use stagesub_domain::error::UseCaseError;
 use stagesub_domain::import::{ImportMode, ImportReport, MusicianCsv, Remark};
 use stagesub_domain::service::import as service;
-use stagesub_tenancy::Access;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::extract::{Params, TenantCaller};
+use crate::idempotency::{AskingFor, Begun, IdempotencyHeaders};
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
 
@@ -83,40 +84,49 @@ pub struct RemarkBody {
 ///
 /// Send the file as the body (`text/csv`) or as the part `file` of `multipart/form-data`. Known addresses
 /// are updated, so importing a file again changes nothing. One transaction: all or nothing unless
-/// `mode=valid`.
+/// `mode=valid`. What counts as the same content of an `Idempotency-Key` is the file, however it is sent.
 #[utoipa::path(post, path = "/api/v1/musicians/import", operation_id = "import_musicians", tag = "musicians",
-    security(("bearer" = [])), params(ImportQuery),
+    security(("bearer" = [])), params(ImportQuery, IdempotencyHeaders),
     request_body(content = String, content_type = "text/csv"), responses(
     (status = OK, description = "Taken", body = ImportBody),
-    (status = UNPROCESSABLE_ENTITY, description = "Bad rows; nothing was changed", body = ImportBody),
+    (status = UNPROCESSABLE_ENTITY, description = "Bad rows, nothing was changed; or a problem", body = ImportBody),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
+    (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
     (status = PAYLOAD_TOO_LARGE, body = ProblemBody, content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn import(
     State(state): State<AppState>,
     caller: TenantCaller,
     Params(query): Params<ImportQuery>,
+    mut asking: AskingFor,
     request: Request,
-) -> Result<(StatusCode, Json<ImportBody>), Problem> {
+) -> Result<Response, Problem> {
     caller.may(Permission::ImportMusicians)?;
     let mode = match query.mode.as_deref() {
         None | Some("all") => ImportMode::AllOrNothing,
         Some("valid") => ImportMode::Valid,
         Some(_) => return Err(Problem::invalid_field("mode", "enum", "must be all or valid")),
     };
-    let file = spool(&state, request).await?;
+    let file = spool(&state, request, &mut asking).await?;
     let mut rows = tokio::task::spawn_blocking(move || MusicianCsv::open(std::io::BufReader::new(file)))
         .await
         .map_err(Problem::internal)?
         .map_err(UseCaseError::from)?;
 
-    let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
-    let report = service::import_musicians(&mut *unit, &caller.act(&state), &mut rows, mode).await?;
-    if report.applied {
-        unit.commit().await?;
+    let mut creation = match asking.complete().begin(&state, &caller).await? {
+        Begun::First(creation) => creation,
+        Begun::Before(answer) => return Ok(answer),
+    };
+    let act = creation.act(&caller);
+    let report = service::import_musicians(creation.unit(), &act, &mut rows, mode).await?;
+    let is_applied = report.applied;
+    let body = body(report, rows.header().ignored());
+    if is_applied {
+        creation.done(&body).await
+    } else {
+        Ok((StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response())
     }
-    let status = if report.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
-    Ok((status, Json(body(report, rows.header().ignored()))))
 }
 
 fn body(report: ImportReport, ignored_columns: &[String]) -> ImportBody {
@@ -143,7 +153,7 @@ fn body(report: ImportReport, ignored_columns: &[String]) -> ImportBody {
 }
 
 /// Writes the file that the request carries to an unnamed temporary file.
-async fn spool(state: &AppState, request: Request) -> Result<std::fs::File, Problem> {
+async fn spool(state: &AppState, request: Request, asking: &mut AskingFor) -> Result<std::fs::File, Problem> {
     let is_form = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -157,17 +167,17 @@ async fn spool(state: &AppState, request: Request) -> Result<std::fs::File, Prob
             form.next_field().await.map_err(|error| Problem::malformed(error.status(), error.body_text()))?
         {
             if part.name() == Some("file") {
-                return write(part).await;
+                return write(part, asking).await;
             }
         }
         Err(Problem::invalid_field("file", "required", "the form has no part named file"))
     } else {
         let stream: BodyDataStream = request.into_body().into_data_stream();
-        write(stream).await
+        write(stream, asking).await
     }
 }
 
-async fn write<S, E>(mut chunks: S) -> Result<std::fs::File, Problem>
+async fn write<S, E>(mut chunks: S, asking: &mut AskingFor) -> Result<std::fs::File, Problem>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: std::error::Error + Send + Sync + 'static,
@@ -183,6 +193,7 @@ where
         if size > MAX_FILE_BYTES {
             return Err(Problem::too_large(MAX_FILE_BYTES));
         }
+        asking.update(&chunk);
         file.write_all(&chunk).await.map_err(Problem::internal)?;
     }
     file.flush().await.map_err(Problem::internal)?;

@@ -5,7 +5,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stagesub_auth::Permission;
@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::extract::{Body, IdPath, Params, TenantCaller, render_id};
 use crate::handlers::list::{self, ListBody, nullable};
+use crate::idempotency::{Begun, Creating, IdempotencyHeaders};
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
 
@@ -113,23 +114,28 @@ pub async fn list(
 
 /// Enters an instrument.
 #[utoipa::path(post, path = "/api/v1/instruments", operation_id = "create_instrument", tag = "instruments",
-    security(("bearer" = [])), request_body = CreateInstrument, responses(
+    security(("bearer" = [])), params(IdempotencyHeaders), request_body = CreateInstrument, responses(
     (status = CREATED, body = InstrumentBody),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
+    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn create(
     State(state): State<AppState>,
     caller: TenantCaller,
-    Body(request): Body<CreateInstrument>,
-) -> Result<impl IntoResponse, Problem> {
+    Creating { asking, body: request }: Creating<CreateInstrument>,
+) -> Result<Response, Problem> {
     caller.may(Permission::EditOrchestra)?;
     let draft = NewInstrument { name: request.name, display_order: request.display_order };
-    let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
-    let instrument = service::create_instrument(&mut *unit, &caller.act(&state), draft).await?;
-    unit.commit().await?;
+    let mut creation = match asking.begin(&state, &caller).await? {
+        Begun::First(creation) => creation,
+        Begun::Before(answer) => return Ok(answer),
+    };
+    let act = creation.act(&caller);
+    let instrument = service::create_instrument(creation.unit(), &act, draft).await?;
     let body = InstrumentBody::new(&caller.scope, instrument);
-    Ok(list::created(&format!("/api/v1/instruments/{}", body.id), body))
+    creation.created(format!("/api/v1/instruments/{}", body.id), &body).await
 }
 
 /// Shows an instrument.

@@ -5,7 +5,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stagesub_auth::Permission;
@@ -19,6 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::extract::{Body, IdPath, Params, TenantCaller, parse_id, render_id};
 use crate::handlers::list::{self, ListBody, nullable};
+use crate::idempotency::{Begun, Creating, IdempotencyHeaders};
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
 
@@ -199,16 +200,18 @@ pub async fn list(
 
 /// Enters a musician.
 #[utoipa::path(post, path = "/api/v1/musicians", operation_id = "create_musician", tag = "musicians", security(("bearer" = [])),
-    request_body = CreateMusician, responses(
+    params(IdempotencyHeaders), request_body = CreateMusician, responses(
     (status = CREATED, body = MusicianBody),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
+    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn create(
     State(state): State<AppState>,
     caller: TenantCaller,
-    Body(request): Body<CreateMusician>,
-) -> Result<impl IntoResponse, Problem> {
+    Creating { asking, body: request }: Creating<CreateMusician>,
+) -> Result<Response, Problem> {
     caller.may(Permission::EditOrchestra)?;
     let scope = &caller.scope;
     let draft = NewMusician {
@@ -222,11 +225,14 @@ pub async fn create(
         is_active: request.is_active,
         qualifications: positions(scope, &request.qualifications)?,
     };
-    let mut unit = state.units.begin(scope, Access::Write).await?;
-    let musician = service::create_musician(&mut *unit, &caller.act(&state), draft).await?;
-    unit.commit().await?;
+    let mut creation = match asking.begin(&state, &caller).await? {
+        Begun::First(creation) => creation,
+        Begun::Before(answer) => return Ok(answer),
+    };
+    let act = creation.act(&caller);
+    let musician = service::create_musician(creation.unit(), &act, draft).await?;
     let body = MusicianBody::new(scope, musician);
-    Ok(list::created(&format!("/api/v1/musicians/{}", body.id), body))
+    creation.created(format!("/api/v1/musicians/{}", body.id), &body).await
 }
 
 /// Shows a musician.

@@ -4,14 +4,14 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::IntoResponse;
+use axum::response::Response;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stagesub_domain::error::ValidationErrors;
 use stagesub_domain::ports::registry::{TenantAccount, TenantFilter};
-use stagesub_domain::service::provisioning::create_tenant;
+use stagesub_domain::service::provisioning::create_tenant_once;
 use stagesub_domain::service::tenants::{
     self as service, LimitChange, PersonDraft, Platform, TenantChangeDraft, TenantDraft,
 };
@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::extract::{Body, Params, PlatformCaller, TenantPath};
 use crate::handlers::list::{self, ListBody, nullable};
+use crate::idempotency::{Creating, IdempotencyHeaders, mark_replayed};
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
 
@@ -236,17 +237,22 @@ pub async fn list(
 }
 
 /// Makes an orchestra: reserves its code and subdomain, fills its database, and answers when it is in use.
+///
+/// Asked again with the same key, it answers the orchestra that was made, as it is now; one whose making was not
+/// finished is finished first.
 #[utoipa::path(post, path = "/api/v1/platform/tenants", operation_id = "create_tenant", tag = "platform",
-    security(("bearer" = [])), request_body = CreateTenant, responses(
+    security(("bearer" = [])), params(IdempotencyHeaders), request_body = CreateTenant, responses(
     (status = CREATED, body = PlatformTenantBody),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
+    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn create(
     State(state): State<AppState>,
     caller: PlatformCaller,
-    Body(request): Body<CreateTenant>,
-) -> Result<impl IntoResponse, Problem> {
+    Creating { asking, body: request }: Creating<CreateTenant>,
+) -> Result<Response, Problem> {
     let tier = tier(&request.subscription)?;
     let dedicated = match request.placement.as_deref() {
         None | Some("shared") => false,
@@ -277,8 +283,11 @@ pub async fn create(
         }),
     };
     let (id, now) = (TenantId::from_uuid(Uuid::now_v7()), state.now());
-    let account = create_tenant(&platform(&state), &caller.actor, id, draft, now).await?;
-    Ok(list::created(&format!("/api/v1/platform/tenants/{id}"), PlatformTenantBody::new(account, now)))
+    let asked = asking.by(&caller.actor)?;
+    let made = create_tenant_once(&platform(&state), &caller.actor, id, draft, asked, now).await?;
+    let location = format!("/api/v1/platform/tenants/{}", made.account.id);
+    let answer = list::created(&location, PlatformTenantBody::new(made.account, now));
+    Ok(if made.is_again { mark_replayed(answer) } else { answer })
 }
 
 /// Names the fields as the request does.

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stagesub_auth::Permission;
@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::extract::{Body, IdPath, Params, TenantCaller, parse_id, render_id};
 use crate::handlers::list::{self, ListBody};
+use crate::idempotency::{Begun, Creating, IdempotencyHeaders};
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
 
@@ -118,27 +119,32 @@ pub async fn list(
 
 /// Enters a position and its ranking lists.
 #[utoipa::path(post, path = "/api/v1/positions", operation_id = "create_position", tag = "positions",
-    security(("bearer" = [])), request_body = CreatePosition, responses(
+    security(("bearer" = [])), params(IdempotencyHeaders), request_body = CreatePosition, responses(
     (status = CREATED, body = PositionBody),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
+    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn create(
     State(state): State<AppState>,
     caller: TenantCaller,
-    Body(request): Body<CreatePosition>,
-) -> Result<impl IntoResponse, Problem> {
+    Creating { asking, body: request }: Creating<CreatePosition>,
+) -> Result<Response, Problem> {
     caller.may(Permission::EditOrchestra)?;
     let draft = NewPosition {
         instrument: parse_id(&caller.scope, "instrument", &request.instrument)?,
         name: request.name,
         hierarchy_level: request.hierarchy_level,
     };
-    let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
-    let position = service::create_position(&mut *unit, &caller.act(&state), draft).await?;
-    unit.commit().await?;
+    let mut creation = match asking.begin(&state, &caller).await? {
+        Begun::First(creation) => creation,
+        Begun::Before(answer) => return Ok(answer),
+    };
+    let act = creation.act(&caller);
+    let position = service::create_position(creation.unit(), &act, draft).await?;
     let body = PositionBody::new(&caller.scope, position);
-    Ok(list::created(&format!("/api/v1/positions/{}", body.id), body))
+    creation.created(format!("/api/v1/positions/{}", body.id), &body).await
 }
 
 /// Shows a position.

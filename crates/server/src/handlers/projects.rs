@@ -5,7 +5,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::Response;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use stagesub_auth::Permission;
@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::extract::{Body, IdPath, Params, TenantCaller, render_id};
 use crate::handlers::list::{self, ListBody, nullable};
+use crate::idempotency::{Begun, Creating, IdempotencyHeaders};
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
 
@@ -155,15 +156,18 @@ pub async fn list(
 
 /// Enters a production.
 #[utoipa::path(post, path = "/api/v1/projects", operation_id = "create_project", tag = "projects",
-    security(("bearer" = [])), request_body = CreateProject, responses(
+    security(("bearer" = [])), params(IdempotencyHeaders), request_body = CreateProject, responses(
     (status = CREATED, body = ProjectBody),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
+    (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
+    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn create(
     State(state): State<AppState>,
     caller: TenantCaller,
-    Body(request): Body<CreateProject>,
-) -> Result<impl IntoResponse, Problem> {
+    Creating { asking, body: request }: Creating<CreateProject>,
+) -> Result<Response, Problem> {
     caller.may(Permission::EditOrchestra)?;
     let draft = NewProject {
         name: request.name,
@@ -174,11 +178,14 @@ pub async fn create(
         notes: request.notes,
         status: request.status.as_deref().map(status).transpose()?.unwrap_or(ProjectStatus::Planned),
     };
-    let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
-    let project = service::create_project(&mut *unit, &caller.act(&state), draft).await?;
-    unit.commit().await?;
+    let mut creation = match asking.begin(&state, &caller).await? {
+        Begun::First(creation) => creation,
+        Begun::Before(answer) => return Ok(answer),
+    };
+    let act = creation.act(&caller);
+    let project = service::create_project(creation.unit(), &act, draft).await?;
     let body = ProjectBody::new(&caller.scope, project);
-    Ok(list::created(&format!("/api/v1/projects/{}", body.id), body))
+    creation.created(format!("/api/v1/projects/{}", body.id), &body).await
 }
 
 /// Shows a production.

@@ -10,7 +10,7 @@ use stagesub_domain::role::Role;
 use stagesub_tenancy::TenantId;
 use uuid::Uuid;
 
-use super::{RegistryPools, audit};
+use super::{RegistryPools, audit, commit};
 use crate::repo::store_error;
 
 /// [`CredentialStore`] on Postgres.
@@ -73,13 +73,13 @@ impl CredentialStore for PgCredentialStore {
             .await
             .map_err(store_error)?;
         audit::record(&mut tx, tenant, entry).await?;
-        tx.commit().await.map_err(store_error)
+        commit(tx).await
     }
 
     async fn record_refusal(&self, tenant: Option<TenantId>, entry: &AuditEntry) -> Result<(), StoreError> {
         let mut tx = self.registry.begin_auth().await.map_err(store_error)?;
         audit::record(&mut tx, tenant, entry).await?;
-        tx.commit().await.map_err(store_error)
+        commit(tx).await
     }
 
     async fn rehash(&self, user: Uuid, old: &SecretString, new: &SecretString) -> Result<(), StoreError> {

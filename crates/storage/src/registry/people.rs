@@ -10,7 +10,7 @@ use stagesub_domain::role::Role;
 use stagesub_tenancy::TenantId;
 
 use super::version::next_version;
-use super::{RegistryPools, audit};
+use super::{RegistryPools, audit, commit};
 use crate::repo::store_error;
 
 /// [`PersonRegistry`] on Postgres. It writes password hashes and cannot read them.
@@ -62,7 +62,7 @@ impl PersonRegistry for PgPersonRegistry {
         let version = next_version(&mut tx).await?;
         let person = add_member(&mut tx, version, tenant, member, role, entry.at).await?;
         audit::record(&mut tx, Some(tenant), entry).await?;
-        tx.commit().await.map_err(store_error)?;
+        commit(tx).await?;
         Ok(person)
     }
 
@@ -87,7 +87,7 @@ impl PersonRegistry for PgPersonRegistry {
         .await
         .map_err(store_error)?;
         audit::record(&mut tx, None, entry).await?;
-        tx.commit().await.map_err(store_error)?;
+        commit(tx).await?;
         Ok(person)
     }
 
@@ -117,7 +117,7 @@ impl PersonRegistry for PgPersonRegistry {
             return Ok(false);
         }
         audit::record(&mut tx, None, entry).await?;
-        tx.commit().await.map_err(store_error)?;
+        commit(tx).await?;
         Ok(true)
     }
 }

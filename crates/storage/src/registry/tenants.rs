@@ -7,7 +7,7 @@ use stagesub_domain::audit::AuditEntry;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::page::Paged;
 use stagesub_domain::ports::registry::{
-    NewTenant, TenantAccount, TenantChange, TenantFilter, TenantRegistry,
+    NewTenant, Reservation, TenantAccount, TenantChange, TenantFilter, TenantRegistry,
 };
 use stagesub_domain::role::Role;
 use stagesub_domain::subscription::{Limits, Tier};
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::people::add_member;
 use super::version::next_version;
-use super::{RegistryPools, audit};
+use super::{RegistryPools, audit, commit, idempotency};
 use crate::directory::placement;
 use crate::repo::store_error;
 
@@ -112,20 +112,35 @@ macro_rules! accounts {
 }
 
 async fn find(on: impl PgExecutor<'_>, id: TenantId) -> Result<Option<TenantAccount>, StoreError> {
-    accounts!("WHERE t.id = $1", id.as_uuid())
-        .fetch_optional(on)
-        .await
-        .map_err(store_error)?
-        .map(TryInto::try_into)
-        .transpose()
+    Ok(find_wanted(on, id).await?.map(|(account, _)| account))
+}
+
+/// A tenant, and whether it is to have a database of its own.
+async fn find_wanted(
+    on: impl PgExecutor<'_>,
+    id: TenantId,
+) -> Result<Option<(TenantAccount, bool)>, StoreError> {
+    let row = accounts!("WHERE t.id = $1", id.as_uuid()).fetch_optional(on).await.map_err(store_error)?;
+    let Some(row) = row else { return Ok(None) };
+    let dedicated = row.wants_dedicated;
+    Ok(Some((row.try_into()?, dedicated)))
 }
 
 #[async_trait]
 impl TenantRegistry for PgTenantRegistry {
-    async fn reserve(&self, tenant: &NewTenant, entry: &AuditEntry) -> Result<TenantAccount, StoreError> {
+    async fn reserve(&self, tenant: &NewTenant, entry: &AuditEntry) -> Result<Reservation, StoreError> {
         let mut tx = self.begin().await?;
         let version = next_version(&mut tx).await?;
         let id = tenant.id.as_uuid();
+        let corrupt = |id: Uuid| StoreError::Corrupt { table: "registry.tenants", id: id.to_string() };
+        if let Some(asked) = &tenant.asked
+            && let Some((fingerprint, before)) = idempotency::find(&mut tx, asked, tenant.now).await?
+        {
+            let found = find_wanted(&mut *tx, before).await?;
+            let (account, dedicated) = found.ok_or_else(|| corrupt(before.as_uuid()))?;
+            tx.rollback().await.map_err(store_error)?;
+            return Ok(Reservation::Before { fingerprint, account, dedicated });
+        }
         sqlx::query!(
             "INSERT INTO registry.codes (code, tenant_id, created_at, updated_at) VALUES ($1, $2, $3, $3)",
             tenant.code.as_str(),
@@ -159,12 +174,13 @@ impl TenantRegistry for PgTenantRegistry {
         if let Some(admin) = &tenant.admin {
             add_member(&mut tx, version, tenant.id, admin, Role::Admin, tenant.now).await?;
         }
+        if let Some(asked) = &tenant.asked {
+            idempotency::record(&mut tx, asked, tenant.id, tenant.now).await?;
+        }
         audit::record(&mut tx, Some(tenant.id), entry).await?;
-        let account = find(&mut *tx, tenant.id)
-            .await?
-            .ok_or_else(|| StoreError::Corrupt { table: "registry.tenants", id: id.to_string() })?;
-        tx.commit().await.map_err(store_error)?;
-        Ok(account)
+        let account = find(&mut *tx, tenant.id).await?.ok_or_else(|| corrupt(id))?;
+        commit(tx).await?;
+        Ok(Reservation::Made(account))
     }
 
     async fn find(&self, id: TenantId) -> Result<Option<TenantAccount>, StoreError> {
@@ -276,7 +292,7 @@ impl TenantRegistry for PgTenantRegistry {
         }
         audit::record(&mut tx, Some(id), entry).await?;
         let account = find(&mut *tx, id).await?;
-        tx.commit().await.map_err(store_error)?;
+        commit(tx).await?;
         Ok(account)
     }
 
@@ -308,7 +324,7 @@ impl TenantRegistry for PgTenantRegistry {
             return Ok(false);
         }
         audit::record(&mut tx, Some(id), entry).await?;
-        tx.commit().await.map_err(store_error)?;
+        commit(tx).await?;
         Ok(true)
     }
 
@@ -356,7 +372,7 @@ impl TenantRegistry for PgTenantRegistry {
         .execute(&mut *tx)
         .await
         .map_err(store_error)?;
-        tx.commit().await.map_err(store_error)
+        commit(tx).await
     }
 
     async fn list_provisioning(&self) -> Result<Vec<(TenantAccount, bool)>, StoreError> {
@@ -375,6 +391,6 @@ impl TenantRegistry for PgTenantRegistry {
     async fn record(&self, tenant: Option<TenantId>, entry: &AuditEntry) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         audit::record(&mut tx, tenant, entry).await?;
-        tx.commit().await.map_err(store_error)
+        commit(tx).await
     }
 }

@@ -1,0 +1,76 @@
+//! Which tenant a request for a new one made, by the key that it was named with.
+//!
+//! Both functions run under the registry version's lock, which every change takes first: so no two requests are
+//! between looking and writing at once.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use stagesub_domain::error::StoreError;
+use stagesub_domain::idempotency::{Asked, Fingerprint, KEPT_FOR};
+use stagesub_tenancy::TenantId;
+
+use crate::repo::store_error;
+
+/// Keys that are too old and go with one look, at most.
+const REMOVED_AT_ONCE: i64 = 20;
+
+/// What was asked with this key before, and the tenant that was made.
+pub(super) async fn find(
+    conn: &mut PgConnection,
+    asked: &Asked,
+    now: DateTime<Utc>,
+) -> Result<Option<(Fingerprint, TenantId)>, StoreError> {
+    let row = sqlx::query!(
+        "SELECT fingerprint, tenant_id
+        FROM registry.idempotency_keys
+        WHERE user_id = $1 AND key = $2 AND created_at > $3",
+        asked.user,
+        asked.key.as_str(),
+        now - KEPT_FOR
+    )
+    .fetch_optional(conn)
+    .await
+    .map_err(store_error)?;
+    let Some(row) = row else { return Ok(None) };
+    let fingerprint = <[u8; Fingerprint::LEN]>::try_from(row.fingerprint).map_err(|_| {
+        StoreError::Corrupt { table: "registry.idempotency_keys", id: asked.user.to_string() }
+    })?;
+    Ok(Some((Fingerprint::new(fingerprint), TenantId::from_uuid(row.tenant_id))))
+}
+
+/// Records the key with the tenant it made; an old record of the same key, and some others, go.
+pub(super) async fn record(
+    conn: &mut PgConnection,
+    asked: &Asked,
+    tenant: TenantId,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "DELETE FROM registry.idempotency_keys
+        WHERE created_at <= $3 AND (user_id, key) IN (
+            SELECT user_id, key FROM registry.idempotency_keys WHERE user_id = $1 AND key = $2
+            UNION ALL
+            (SELECT user_id, key FROM registry.idempotency_keys
+            WHERE created_at <= $3 ORDER BY created_at LIMIT $4))",
+        asked.user,
+        asked.key.as_str(),
+        now - KEPT_FOR,
+        REMOVED_AT_ONCE
+    )
+    .execute(&mut *conn)
+    .await
+    .map_err(store_error)?;
+    sqlx::query!(
+        "INSERT INTO registry.idempotency_keys (user_id, key, fingerprint, tenant_id, created_at, updated_at)
+        VALUES ($1, $2, $3, $4, $5, $5)",
+        asked.user,
+        asked.key.as_str(),
+        &asked.fingerprint.as_bytes()[..],
+        tenant.as_uuid(),
+        now
+    )
+    .execute(conn)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
