@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use stagesub_domain::role::Role;
 use stagesub_tests::cluster::{Cluster, keys_text};
 use stagesub_tests::database::{connect, run as run_sql};
 use stagesub_tests::{Kept, TestPlatform, program};
@@ -185,6 +186,52 @@ async fn what_the_command_line_changes_holds_on_a_running_node_within_a_second()
     other.admin.get("/api/v1/musicians").await.expect(200);
     let login = json!({ "email": email, "password": "en alldeles ny mening" });
     got.admin.anonymous().post("/api/v1/auth/login", &login).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_are_listed_disabled_enabled_and_given_roles() {
+    let platform = TestPlatform::start().await;
+    let keys = keys_text();
+    let registry = platform.registry().to_url();
+    let serving = environment(registry.expose_secret(), keys.expose_secret());
+    let [got, other] = platform.pair(Kept::Shared).await;
+    let member = platform.person(&got, Role::User).await;
+
+    let everybody = success(&["user", "list", "--json"], &serving, "").await;
+    assert_eq!(everybody.as_array().unwrap().len(), 4);
+    let found = success(&["user", "list", "--search", &other.admin_email(), "--json"], &serving, "").await;
+    assert_eq!((&found[0]["role"], &found[0]["isActive"]), (&Value::Null, &json!(true)));
+    let members = success(&["user", "list", "--tenant", &got.subdomain, "--json"], &serving, "").await;
+    let of = |value: &Value| {
+        let rows = value.as_array().unwrap().iter();
+        rows.map(|row| (row["email"].clone(), row["role"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of(&members),
+        [(json!(got.admin_email()), json!("admin")), (json!(member.email), json!("user"))]
+    );
+
+    member.client.get("/api/v1/musicians").await.expect(200);
+    let disabled = success(&["user", "disable", &member.email, "--json"], &serving, "").await;
+    assert_eq!(disabled["isActive"], false);
+    until(async || member.client.get("/api/v1/musicians").await.status == 401).await;
+    success(&["user", "enable", &member.email, "--json"], &serving, "").await;
+    let member = member.sign_in_again().await;
+    member.client.get("/api/v1/musicians").await.expect(200);
+    let set = ["user", "set-role", &member.email, "--tenant", &got.subdomain, "--role", "viewer", "--json"];
+    assert_eq!(success(&set, &serving, "").await["role"], "viewer");
+    until(async || member.client.get("/api/v1/musicians").await.status == 401).await;
+
+    let told = failure(&["user", "disable", "ceo@stagesub.test"], &serving).await;
+    assert!(told.contains("nobody else administers the platform"), "{told}");
+    let demote = ["user", "set-role", &got.admin_email(), "--tenant", &got.subdomain, "--role", "user"];
+    let told = failure(&demote, &serving).await;
+    assert!(told.contains("nobody else administers the orchestra"), "{told}");
+    let elsewhere = ["user", "set-role", &member.email, "--tenant", &other.subdomain, "--role", "user"];
+    assert!(failure(&elsewhere, &serving).await.contains("no member"));
+    assert!(
+        failure(&["user", "enable", "nobody@x.example"], &serving).await.contains("nobody has this address")
+    );
 }
 
 /// Asks until it holds, and tells how long that was.

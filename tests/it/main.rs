@@ -9,6 +9,7 @@ mod http_musicians;
 mod http_platform;
 mod http_projects;
 mod idempotency;
+mod http_users;
 mod ids;
 mod import;
 mod isolation;

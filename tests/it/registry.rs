@@ -12,6 +12,7 @@ use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 
 mod adapters;
+mod changes;
 mod dedicated;
 mod grants;
 mod opening;

@@ -50,6 +50,10 @@ pub enum AuditAction {
     LoginFailed,
     /// A new password.
     SetPassword,
+    /// A person who may sign in no more.
+    Disable,
+    /// A person who may sign in again.
+    Enable,
 }
 
 impl AuditAction {
@@ -69,6 +73,8 @@ impl AuditAction {
             Self::Login => "login",
             Self::LoginFailed => "login_failed",
             Self::SetPassword => "set_password",
+            Self::Disable => "disable",
+            Self::Enable => "enable",
         }
     }
 }

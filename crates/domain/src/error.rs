@@ -155,6 +155,15 @@ pub enum UseCaseError {
     /// The platform has no such tenant.
     #[error("no such tenant")]
     UnknownTenant,
+    /// There is no such person, or none in this orchestra.
+    #[error("no such person")]
+    UnknownPerson,
+    /// Nobody who may sign in would be left to administer it.
+    #[error("nobody else administers the {of}")]
+    LastAdministrator {
+        /// Of what: the orchestra or the platform.
+        of: Administered,
+    },
     /// A tenant's data could not be reached: the tenant is not served for this purpose.
     #[error("the tenant's scope was not given")]
     Resolve(#[source] ResolveError),
@@ -164,6 +173,24 @@ pub enum UseCaseError {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What has administrators, and must never be without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Administered {
+    /// An orchestra.
+    Orchestra,
+    /// The platform.
+    Platform,
+}
+
+impl std::fmt::Display for Administered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Orchestra => "orchestra",
+            Self::Platform => "platform",
+        })
+    }
 }
 
 #[cfg(test)]

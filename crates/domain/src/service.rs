@@ -11,6 +11,7 @@ pub mod import;
 pub mod instruments;
 pub mod limits;
 pub mod musicians;
+pub mod people;
 pub mod positions;
 pub mod projects;
 pub mod provisioning;

@@ -241,6 +241,12 @@ mod tests {
             "stagesub user create a@b.example --first-name A --last-name B --superadmin --password-stdin --json",
             "stagesub user create a@b.example --first-name A --last-name B --tenant orch --role user --no-password",
             "stagesub user set-password a@b.example --password-stdin --json",
+            "stagesub user list --json",
+            "stagesub user list --search berg",
+            "stagesub user list --tenant orch --json",
+            "stagesub user disable a@b.example --json",
+            "stagesub user enable a@b.example --json",
+            "stagesub user set-role a@b.example --tenant orch --role viewer --json",
             "stagesub keys generate --json",
             "stagesub tenant list --demo --json",
             "stagesub --demo --data-dir /tmp/x tenant list",
@@ -267,6 +273,9 @@ mod tests {
             "stagesub user create a@b.example --first-name A --last-name B --superadmin --no-password",
             "stagesub user set-password a@b.example --password-stdin --generate",
             "stagesub user set-password a@b.example hunter2",
+            "stagesub user list --tenant orch --search berg",
+            "stagesub user set-role a@b.example --tenant orch",
+            "stagesub user set-role a@b.example --tenant orch --role superadmin",
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
         }

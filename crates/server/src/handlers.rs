@@ -7,6 +7,8 @@ pub mod instruments;
 pub mod list;
 pub mod musicians;
 pub mod platform_tenants;
+pub mod platform_users;
 pub mod positions;
 pub mod projects;
 pub mod tenant;
+pub mod users;

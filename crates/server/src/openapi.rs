@@ -20,7 +20,8 @@ use utoipa::{Modify, OpenApi};
         (name = "positions", description = "Positions within instruments"),
         (name = "musicians", description = "Musicians and their qualifications"),
         (name = "projects", description = "Productions"),
-        (name = "platform", description = "Orchestras, for administrators of the platform"),
+        (name = "users", description = "The orchestra's people, for its administrators"),
+        (name = "platform", description = "Orchestras and people, for administrators of the platform"),
     )
 )]
 pub struct ApiDoc;

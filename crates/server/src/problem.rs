@@ -345,7 +345,9 @@ impl From<UseCaseError> for Problem {
     fn from(error: UseCaseError) -> Self {
         match error {
             UseCaseError::Invalid(errors) => Self::invalid(errors),
-            UseCaseError::NotFound { .. } | UseCaseError::UnknownTenant => Self::not_found(),
+            UseCaseError::NotFound { .. } | UseCaseError::UnknownTenant | UseCaseError::UnknownPerson => {
+                Self::not_found()
+            }
             UseCaseError::Taken { field } => {
                 let mut problem = Self::conflict(
                     "taken",
@@ -361,6 +363,12 @@ impl From<UseCaseError> for Problem {
             UseCaseError::InUse { kind, by } => Self::conflict(
                 "in-use",
                 format!("This {} cannot be deleted: it is in use by {by}.", kind_name(kind)),
+            ),
+            UseCaseError::LastAdministrator { of } => Self::conflict(
+                "last-administrator",
+                format!(
+                    "Nobody else who may sign in administers the {of}; make somebody an administrator first."
+                ),
             ),
             UseCaseError::WrongState { detail } => Self::conflict("wrong-state", detail),
             UseCaseError::LimitReached { resource, used, limit, .. } => Self::new(

@@ -21,7 +21,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::handlers::{
-    auth, health, import, instruments, musicians, platform_tenants, positions, projects, tenant,
+    auth, health, import, instruments, musicians, platform_tenants, platform_users, positions, projects,
+    tenant, users,
 };
 use crate::openapi::ApiDoc;
 use crate::problem::{self, Problem};
@@ -58,10 +59,14 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(musicians::restore))
         .routes(routes!(projects::list, projects::create))
         .routes(routes!(projects::show, projects::update, projects::delete))
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::show, users::change, users::remove))
         .routes(routes!(platform_tenants::list, platform_tenants::create))
         .routes(routes!(platform_tenants::show, platform_tenants::change))
         .routes(routes!(platform_tenants::suspend))
         .routes(routes!(platform_tenants::resume))
+        .routes(routes!(platform_users::list))
+        .routes(routes!(platform_users::show, platform_users::change))
 }
 
 /// The description of the API, as it is served.

@@ -6,15 +6,20 @@ use chrono::{DateTime, Utc};
 use stagesub_auth::{Authenticator, LoginService, PasswordHasher};
 use stagesub_domain::ports::Units;
 use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
+use stagesub_domain::service::people::People;
 use stagesub_tenancy::clock::Clock;
 use stagesub_tenancy::proxies::TrustedProxies;
 use stagesub_tenancy::{Resolver, TenantId};
+use uuid::Uuid;
 
 use crate::idempotency::Fingerprints;
 use crate::readiness::Readiness;
 
 /// Told when a tenant's record changed on this node, so that its own caches do not wait for the feed.
 pub type Invalidate = Arc<dyn Fn(TenantId) + Send + Sync>;
+
+/// Told when a person's account or memberships changed on this node, for the same reason.
+pub type InvalidatePerson = Arc<dyn Fn(Uuid) + Send + Sync>;
 
 /// Everything that requests are answered with.
 pub struct Parts {
@@ -38,6 +43,8 @@ pub struct Parts {
     pub invalidate: Invalidate,
     /// Tells requests with a key from each other.
     pub fingerprints: Fingerprints,
+    /// Drops this node's cached answers about a person.
+    pub invalidate_person: InvalidatePerson,
     /// Whether requests can be served.
     pub readiness: Arc<dyn Readiness>,
     /// The time.
@@ -57,6 +64,12 @@ impl AppState {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
+    }
+
+    /// What use cases on people work with.
+    #[must_use]
+    pub fn people(&self) -> People<'_> {
+        People { registry: &*self.0.people, invalidate: &*self.0.invalidate_person }
     }
 
     /// Checks access tokens.

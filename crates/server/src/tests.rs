@@ -110,6 +110,7 @@ fn server_on(units: Units, role: Role) -> Router {
         databases: Arc::new(MockTenantDatabases::new()),
         invalidate: Arc::new(|_| {}),
         fingerprints: Fingerprints::new(&SecretString::from("a secret of the tests")),
+        invalidate_person: Arc::new(|_| {}),
         readiness: Arc::new(readiness),
         clock: Arc::new(FixedClock::at(now())),
         trusted_proxies: TrustedProxies::default(),

@@ -14,6 +14,7 @@ use stagesub_auth::{
 use stagesub_domain::actor::Actor;
 use stagesub_domain::ports::Units;
 use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
+use stagesub_domain::service::people::People;
 use stagesub_domain::service::provisioning::recover_provisioning;
 use stagesub_domain::service::tenants;
 use stagesub_storage::directory::PgTenantDirectory;
@@ -32,6 +33,7 @@ use stagesub_tenancy::{
     CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, HostPolicy, PoolFactory,
     PoolSettings, PoolTarget, Resolver, Router, TenantDirectory, TenantId,
 };
+use uuid::Uuid;
 
 use crate::clock::SystemClock;
 use crate::config::{DatabaseSettings, PoolSizes, ServingSettings};
@@ -40,7 +42,7 @@ use crate::jobs::changes::Follow;
 use crate::jobs::{Jobs, changes, upkeep};
 use crate::problem::error_chain;
 use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness, Remembered};
-use crate::state::{AppState, Invalidate, Parts};
+use crate::state::{AppState, Invalidate, InvalidatePerson, Parts};
 
 /// Everything that works on the platform's databases, connected.
 pub struct Platform {
@@ -58,6 +60,7 @@ pub struct Platform {
     credentials: Arc<dyn CredentialStore>,
     passwords: Arc<PasswordHasher>,
     invalidate: Invalidate,
+    invalidate_person: InvalidatePerson,
 }
 
 impl Platform {
@@ -81,6 +84,7 @@ impl Platform {
             Arc::new(Router::new(Arc::clone(&cached), Arc::clone(&factory), pool_settings(databases.pools)));
         let invalidated = directory.clone();
         let authority = Arc::new(CachedAuthority::new(Arc::new(PgAuthorityStore::new(registry.clone()))));
+        let revoked = Arc::clone(&authority);
         Ok(Self {
             resolver: Resolver::new(cached, hosts),
             units: Arc::new(PgUnitOfWorkFactory::new(
@@ -92,6 +96,7 @@ impl Platform {
             credentials: Arc::new(PgCredentialStore::new(registry.clone())),
             authority,
             invalidate: Arc::new(move |tenant: TenantId| invalidated.invalidate(tenant)),
+            invalidate_person: Arc::new(move |user: Uuid| revoked.invalidate(&[user])),
             registry,
             directory,
             router,
@@ -119,6 +124,12 @@ impl Platform {
     #[must_use]
     pub fn people(&self) -> &Arc<dyn PersonRegistry> {
         &self.people
+    }
+
+    /// What use cases on people work with.
+    #[must_use]
+    pub fn persons(&self) -> People<'_> {
+        People { registry: self.people.as_ref(), invalidate: self.invalidate_person.as_ref() }
     }
 
     /// Hashes passwords.
@@ -183,6 +194,7 @@ impl Platform {
             databases: Arc::clone(&self.databases),
             invalidate: Arc::clone(&self.invalidate),
             fingerprints: Fingerprints::new(&serving.jwt_secret),
+            invalidate_person: Arc::clone(&self.invalidate_person),
             readiness: Arc::new(Remembered::new(DatabasesAnswer {
                 registry: self.registry.clone(),
                 databases: Arc::clone(&self.databases),

@@ -28,18 +28,18 @@ use uuid::Uuid;
 
 use super::Server;
 
-struct Fixture {
-    server: Server,
-    registry: RegistryPools,
-    tenants: PgTenantRegistry,
-    people: PgPersonRegistry,
+pub(super) struct Fixture {
+    pub(super) server: Server,
+    pub(super) registry: RegistryPools,
+    pub(super) tenants: PgTenantRegistry,
+    pub(super) people: PgPersonRegistry,
     directory: PgTenantDirectory,
-    feed: PgChangeFeed,
-    databases: PgTenantDatabases,
+    pub(super) feed: PgChangeFeed,
+    pub(super) databases: PgTenantDatabases,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let server = Server::installed().await;
         let registry = server.open().await;
         Self {
@@ -53,7 +53,7 @@ impl Fixture {
         }
     }
 
-    async fn reserve(&self, code: &str, subdomain: &str) -> Result<TenantId, StoreError> {
+    pub(super) async fn reserve(&self, code: &str, subdomain: &str) -> Result<TenantId, StoreError> {
         let tenant = new_tenant(code, subdomain);
         match self.tenants.reserve(&tenant, &entry(AuditAction::Create)).await? {
             Reservation::Made(account) => Ok(account.id),
@@ -62,15 +62,15 @@ impl Fixture {
     }
 }
 
-fn now() -> DateTime<Utc> {
+pub(super) fn now() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-fn entry(action: AuditAction) -> AuditEntry {
+pub(super) fn entry(action: AuditAction) -> AuditEntry {
     AuditEntry { actor: Actor::system(), at: now(), action, model: "tenant", record_id: None, changes: None }
 }
 
-fn member(email: &str) -> NewMember {
+pub(super) fn member(email: &str) -> NewMember {
     NewMember {
         id: Uuid::now_v7(),
         email: email.to_owned(),
@@ -169,8 +169,8 @@ async fn tenant_is_found_placed_and_followed_through_its_changes() {
     assert_eq!((changed.limits.musicians, changed.trial_ends_at, changed.tier), (None, None, Tier::Medium));
     let after = directory.find_by_subdomain(&"gbg".parse().unwrap()).await.unwrap().unwrap();
     assert!(after.version > before.version);
-    let changes = fixture.feed.changes_since(before.version).await.unwrap();
-    assert_eq!((changes.tenants, changes.standing.version), (vec![id], after.version));
+    let told = fixture.feed.changes_since(before.version).await.unwrap();
+    assert_eq!((told.tenants, told.standing.version), (vec![id], after.version));
 
     let absent = TenantId::from_uuid(Uuid::now_v7());
     assert!(tenants.change(absent, &change, &entry(AuditAction::Update)).await.unwrap().is_none());
@@ -293,6 +293,6 @@ async fn new_password_and_membership_outdate_what_was_known_of_a_person() {
     let role = Role::Admin;
     fixture.people.add_member(tenant, &member("boss@x.se"), role, &entry(AuditAction::Create)).await.unwrap();
     assert!(epoch().await > changed);
-    let changes = fixture.feed.changes_since(since).await.unwrap();
-    assert_eq!((changes.users, changes.tenants), (vec![boss.id], vec![tenant]));
+    let told = fixture.feed.changes_since(since).await.unwrap();
+    assert_eq!((told.users, told.tenants), (vec![boss.id], vec![tenant]));
 }

@@ -11,13 +11,13 @@ pub enum Permission {
     EditOrchestra,
     /// Bring musicians in from a file.
     ImportMusicians,
-    /// Change an orchestra's settings and its people's roles.
+    /// Change an orchestra's settings; see who its people are, add them, change their roles, remove them.
     ManageOrchestra,
     /// Read an orchestra's audit log.
     ReadAudit,
     /// Create, change, suspend and resume orchestras.
     ManageTenants,
-    /// Create people and set their passwords.
+    /// Create people, set their passwords, disable and enable them.
     ManageUsers,
     /// Register and look after databases.
     ManageDatabases,

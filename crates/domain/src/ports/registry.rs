@@ -237,6 +237,33 @@ pub struct Person {
     pub is_superadmin: bool,
 }
 
+/// A person as a member of an orchestra.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The person.
+    pub person: Person,
+    /// What they are there.
+    pub role: Role,
+}
+
+/// Which people are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PersonFilter {
+    /// Part of address or name, without regard to case.
+    pub search: Option<String>,
+}
+
+/// What became of a change to a person or a membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was made.
+    Done,
+    /// The record is gone, or is not what the caller had read any more; nothing was changed.
+    Otherwise,
+    /// Nobody who may sign in would be left to administer; nothing was changed.
+    Last,
+}
+
 /// People in the registry.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -245,7 +272,8 @@ pub trait PersonRegistry: Send + Sync {
     async fn find_by_email(&self, email: &str) -> Result<Option<Person>, StoreError>;
     /// Whether anybody who may sign in runs the platform.
     async fn has_superadmin(&self) -> Result<bool, StoreError>;
-    /// Creates a person or takes the one with this address, and makes them a member in a role.
+    /// Creates a person or takes the one with this address, and makes them a member in a role. The entry is
+    /// written with the id of whoever it is.
     async fn add_member(
         &self,
         tenant: TenantId,
@@ -262,4 +290,49 @@ pub trait PersonRegistry: Send + Sync {
         password_hash: &str,
         audit: &AuditEntry,
     ) -> Result<bool, StoreError>;
+    /// Finds one.
+    async fn find(&self, user: Uuid) -> Result<Option<Person>, StoreError>;
+    /// Lists by creation (ids are ordered by time), after `after`.
+    async fn list(
+        &self,
+        filter: &PersonFilter,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Paged<Person, Uuid>, StoreError>;
+    /// Lets a person sign in, or ends every access token and lets them no more. Refused as [`Outcome::Last`] for
+    /// the only administrator of the platform who may sign in.
+    async fn set_active(
+        &self,
+        user: Uuid,
+        is_active: bool,
+        audit: &AuditEntry,
+    ) -> Result<Outcome, StoreError>;
+    /// Finds a member of a tenant.
+    async fn find_member(&self, tenant: TenantId, user: Uuid) -> Result<Option<Member>, StoreError>;
+    /// Lists a tenant's members as [`PersonRegistry::list`] does.
+    async fn list_members(
+        &self,
+        tenant: TenantId,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Paged<Member, Uuid>, StoreError>;
+    /// Gives a member another role, if theirs is `from` still, and ends their access tokens. Refused as
+    /// [`Outcome::Last`] if no administrator of the tenant who may sign in would be left.
+    async fn set_role(
+        &self,
+        tenant: TenantId,
+        user: Uuid,
+        from: Role,
+        to: Role,
+        audit: &AuditEntry,
+    ) -> Result<Outcome, StoreError>;
+    /// Ends a membership, if its role is `from` still, and the person's access tokens. Refused as
+    /// [`PersonRegistry::set_role`] is.
+    async fn remove_member(
+        &self,
+        tenant: TenantId,
+        user: Uuid,
+        from: Role,
+        audit: &AuditEntry,
+    ) -> Result<Outcome, StoreError>;
 }

@@ -162,6 +162,14 @@ pub enum UserCommand {
     Create(UserCreateArgs),
     /// Give a person a new password; access tokens given before end.
     SetPassword(SetPasswordArgs),
+    /// List people: everybody, or an orchestra's members.
+    List(UserListArgs),
+    /// Let a person sign in no more, and end their access tokens.
+    Disable(UserNameArgs),
+    /// Let a person sign in again.
+    Enable(UserNameArgs),
+    /// Give a member of an orchestra another role; access tokens given before end.
+    SetRole(SetRoleArgs),
 }
 
 /// `stagesub user create`
@@ -204,6 +212,46 @@ pub struct SetPasswordArgs {
     /// Where the password comes from.
     #[command(flatten)]
     pub password: PasswordArgs,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub user list`
+#[derive(Debug, Args)]
+pub struct UserListArgs {
+    /// Subdomain or id of the orchestra whose members are wanted.
+    #[arg(long)]
+    pub tenant: Option<TenantName>,
+    /// Part of address or name.
+    #[arg(long, conflicts_with = "tenant")]
+    pub search: Option<String>,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub user disable|enable`
+#[derive(Debug, Args)]
+pub struct UserNameArgs {
+    /// Login address.
+    pub email: String,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub user set-role`
+#[derive(Debug, Args)]
+pub struct SetRoleArgs {
+    /// Login address.
+    pub email: String,
+    /// Subdomain or id of the orchestra.
+    #[arg(long)]
+    pub tenant: TenantName,
+    /// admin, user or viewer.
+    #[arg(long, value_parser = member_role)]
+    pub role: Role,
     /// The answer as JSON.
     #[arg(long)]
     pub json: bool,

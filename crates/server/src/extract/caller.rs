@@ -46,6 +46,14 @@ impl TenantCaller {
 pub struct PlatformCaller {
     /// The administrator.
     pub actor: Actor,
+    role: Role,
+}
+
+impl PlatformCaller {
+    /// Whether the administrator's role allows it.
+    pub fn may(&self, permission: Permission) -> Result<(), Problem> {
+        authorize(self.role, permission).map_err(Problem::from)
+    }
 }
 
 impl FromRequestParts<AppState> for TenantCaller {
@@ -73,8 +81,10 @@ impl FromRequestParts<AppState> for PlatformCaller {
         }
         let token = bearer(parts, state).await?;
         let authenticated = state.authenticator().authenticate(&token, None, state.now()).await?;
-        authorize(authenticated.role, Permission::ManageTenants)?;
-        Ok(Self { actor: Actor { identity: authenticated.identity(), origin: origin(parts) } })
+        Ok(Self {
+            role: authenticated.role,
+            actor: Actor { identity: authenticated.identity(), origin: origin(parts) },
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo, ProjectNo};
 use stagesub_id_gen::{DisplayId, Kind};
 use stagesub_tenancy::{TenantId, TenantScope};
+use uuid::Uuid;
 
 use crate::problem::Problem;
 
@@ -161,6 +162,20 @@ where
 pub struct TenantPath(pub TenantId);
 
 impl<S: Send + Sync> FromRequestParts<S> for TenantPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        let Path(text) = path.map_err(|_| Problem::not_found())?;
+        text.parse().map(Self).map_err(|_| Problem::not_found())
+    }
+}
+
+/// The id of a person in the path; anything malformed names nobody.
+#[derive(Debug)]
+pub struct PersonPath(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for PersonPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {

@@ -1,5 +1,7 @@
 //! Lists: cursors, limits and their bodies.
 
+use std::str::FromStr;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -38,6 +40,12 @@ pub fn list_body<T, B>(paged: Paged<T>, map: impl FnMut(T) -> B) -> Json<ListBod
         items: paged.items.into_iter().map(map).collect(),
         next_cursor: paged.next.map(|no| encode(&no.to_string())),
     })
+}
+
+/// Reads the cursor of a list that is ordered by something else than numbers.
+pub fn after<K: FromStr>(cursor: Option<&str>) -> Result<Option<K>, Problem> {
+    let invalid = || Problem::invalid_field("cursor", "cursor", "is not a cursor of this list");
+    cursor.map(|text| decode(text).and_then(|text| text.parse().ok()).ok_or_else(invalid)).transpose()
 }
 
 /// A cursor is opaque to clients.

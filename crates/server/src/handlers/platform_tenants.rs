@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use stagesub_auth::Permission;
 use stagesub_domain::error::ValidationErrors;
 use stagesub_domain::ports::registry::{TenantAccount, TenantFilter};
 use stagesub_domain::service::provisioning::create_tenant_once;
@@ -204,19 +205,12 @@ fn platform(state: &AppState) -> Platform<'_> {
 ))]
 pub async fn list(
     State(state): State<AppState>,
-    _caller: PlatformCaller,
+    caller: PlatformCaller,
     Params(query): Params<TenantQuery>,
 ) -> Result<Json<ListBody<PlatformTenantBody>>, Problem> {
+    caller.may(Permission::ManageTenants)?;
     let page = list::page(query.limit, None)?;
-    let after = query
-        .cursor
-        .as_deref()
-        .map(|cursor| {
-            list::decode(cursor)
-                .and_then(|text| text.parse().ok())
-                .ok_or_else(|| Problem::invalid_field("cursor", "cursor", "is not a cursor of this list"))
-        })
-        .transpose()?;
+    let after = list::after(query.cursor.as_deref())?;
     let filter = TenantFilter {
         search: list::search(query.q)?,
         status: query
@@ -253,6 +247,7 @@ pub async fn create(
     caller: PlatformCaller,
     Creating { asking, body: request }: Creating<CreateTenant>,
 ) -> Result<Response, Problem> {
+    caller.may(Permission::ManageTenants)?;
     let tier = tier(&request.subscription)?;
     let dedicated = match request.placement.as_deref() {
         None | Some("shared") => false,
@@ -306,9 +301,10 @@ fn within_admin(mut errors: ValidationErrors) -> Problem {
 ))]
 pub async fn show(
     State(state): State<AppState>,
-    _caller: PlatformCaller,
+    caller: PlatformCaller,
     TenantPath(id): TenantPath,
 ) -> Result<Json<PlatformTenantBody>, Problem> {
+    caller.may(Permission::ManageTenants)?;
     let account = service::get_tenant(&*state.tenants, id).await?;
     Ok(Json(PlatformTenantBody::new(account, state.now())))
 }
@@ -327,6 +323,7 @@ pub async fn change(
     TenantPath(id): TenantPath,
     Body(request): Body<ChangeTenant>,
 ) -> Result<Json<PlatformTenantBody>, Problem> {
+    caller.may(Permission::ManageTenants)?;
     let draft = TenantChangeDraft {
         name: request.name,
         subdomain: request.subdomain,
@@ -358,6 +355,7 @@ pub async fn suspend(
     caller: PlatformCaller,
     TenantPath(id): TenantPath,
 ) -> Result<Json<PlatformTenantBody>, Problem> {
+    caller.may(Permission::ManageTenants)?;
     let now = state.now();
     let account = service::suspend_tenant(&platform(&state), &caller.actor, id, now).await?;
     Ok(Json(PlatformTenantBody::new(account, now)))
@@ -375,6 +373,7 @@ pub async fn resume(
     caller: PlatformCaller,
     TenantPath(id): TenantPath,
 ) -> Result<Json<PlatformTenantBody>, Problem> {
+    caller.may(Permission::ManageTenants)?;
     let now = state.now();
     let account = service::resume_tenant(&platform(&state), &caller.actor, id, now).await?;
     Ok(Json(PlatformTenantBody::new(account, now)))

@@ -76,7 +76,7 @@ const fn row(method: Method, path: &'static str, host: HostKind, who: Who) -> Ro
 #[rustfmt::skip]
 static AUTHORITY: &[RouteAuthority] = {
     use HostKind::{Any, Apex, Known, Tenant};
-    use Permission::{EditOrchestra, ImportMusicians, ManageTenants, ReadOrchestra};
+    use Permission::{EditOrchestra, ImportMusicians, ManageOrchestra, ManageTenants, ManageUsers, ReadOrchestra};
     use Who::{Anyone, May, SignedIn};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
@@ -118,6 +118,11 @@ static AUTHORITY: &[RouteAuthority] = {
         row(GET,    "/api/v1/projects/{id}",                 Tenant, May(ReadOrchestra)),
         row(PATCH,  "/api/v1/projects/{id}",                 Tenant, May(EditOrchestra)),
         row(DELETE, "/api/v1/projects/{id}",                 Tenant, May(EditOrchestra)),
+        row(GET,    "/api/v1/users",                         Tenant, May(ManageOrchestra)),
+        row(POST,   "/api/v1/users",                         Tenant, May(ManageOrchestra)),
+        row(GET,    "/api/v1/users/{id}",                    Tenant, May(ManageOrchestra)),
+        row(PATCH,  "/api/v1/users/{id}",                    Tenant, May(ManageOrchestra)),
+        row(DELETE, "/api/v1/users/{id}",                    Tenant, May(ManageOrchestra)),
 
         row(GET,    "/api/v1/platform/tenants",              Apex,   May(ManageTenants)),
         row(POST,   "/api/v1/platform/tenants",              Apex,   May(ManageTenants)),
@@ -125,6 +130,9 @@ static AUTHORITY: &[RouteAuthority] = {
         row(PATCH,  "/api/v1/platform/tenants/{id}",         Apex,   May(ManageTenants)),
         row(POST,   "/api/v1/platform/tenants/{id}/suspend", Apex,   May(ManageTenants)),
         row(POST,   "/api/v1/platform/tenants/{id}/resume",  Apex,   May(ManageTenants)),
+        row(GET,    "/api/v1/platform/users",                Apex,   May(ManageUsers)),
+        row(GET,    "/api/v1/platform/users/{id}",           Apex,   May(ManageUsers)),
+        row(PATCH,  "/api/v1/platform/users/{id}",           Apex,   May(ManageUsers)),
     ]
 };
 

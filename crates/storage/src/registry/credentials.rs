@@ -10,6 +10,7 @@ use stagesub_domain::role::Role;
 use stagesub_tenancy::TenantId;
 use uuid::Uuid;
 
+use super::people::membership_role;
 use super::{RegistryPools, audit, commit};
 use crate::repo::store_error;
 
@@ -56,7 +57,7 @@ impl CredentialStore for PgCredentialStore {
             is_active: row.is_active,
             is_superadmin: row.is_superadmin,
             auth_epoch: AuthEpoch(row.auth_epoch),
-            role: membership_role(row.id, row.role.as_deref())?,
+            role: role(row.id, row.role.as_deref())?,
         }))
     }
 
@@ -134,34 +135,13 @@ impl AuthorityStore for PgAuthorityStore {
             user: row.id,
             is_active: row.is_active,
             is_superadmin: row.is_superadmin,
-            role: membership_role(row.id, row.role.as_deref())?,
+            role: role(row.id, row.role.as_deref())?,
             auth_epoch: AuthEpoch(row.auth_epoch),
         }))
     }
 }
 
-/// A membership's role. That of a superadmin belongs to the person and is never read from a membership.
-fn membership_role(user: Uuid, stored: Option<&str>) -> Result<Option<Role>, StoreError> {
-    let corrupt = || StoreError::Corrupt { table: "registry.memberships", id: user.to_string() };
-    match stored.map(str::parse::<Role>) {
-        None => Ok(None),
-        Some(Ok(Role::Superadmin) | Err(_)) => Err(corrupt()),
-        Some(Ok(role)) => Ok(Some(role)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn membership_never_makes_a_superadmin() {
-        assert!(matches!(
-            membership_role(Uuid::nil(), Some("superadmin")),
-            Err(StoreError::Corrupt { table: "registry.memberships", .. })
-        ));
-        assert!(membership_role(Uuid::nil(), Some("owner")).is_err());
-        assert_eq!(membership_role(Uuid::nil(), Some("viewer")).unwrap(), Some(Role::Viewer));
-        assert_eq!(membership_role(Uuid::nil(), None).unwrap(), None);
-    }
+/// The role of a membership, if there is one.
+fn role(user: Uuid, stored: Option<&str>) -> Result<Option<Role>, StoreError> {
+    stored.map(|stored| membership_role(user, stored)).transpose()
 }
