@@ -1,6 +1,8 @@
 //! Integration tests on a real PostgreSQL, as the platform's own logins. One binary: linking is what costs.
 
+mod authorization;
 mod cli;
+mod coherence;
 mod crash;
 mod embedded;
 mod fences;
