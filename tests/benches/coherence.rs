@@ -241,6 +241,7 @@ async fn run(tries: usize) -> bool {
     let (notified, in_time) = tell("notified", Duration::from_secs(1), took);
 
     // Nobody tells it anything, so the kinds do not disturb each other.
+    drop(pair.second);
     let pair = Pair {
         first: pair.first,
         second: Server::start(&platform, false).await,
