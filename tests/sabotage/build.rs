@@ -1,6 +1,9 @@
-//! Takes the pool's source and removes the clean-up from it.
+//! Takes the data path's sources and removes the clean-up from the pool's.
 
 use std::path::Path;
+
+/// The sources, without the tests at their foot: those are storage's.
+const SOURCES: [&str; 5] = ["error", "factory", "patience", "pool", "tx"];
 
 /// What cleans up after an owner who went away, as the pool has it.
 const CLEAN_UP: &str = "runtime.spawn(reclaim(object, Arc::clone(&self.canceller)));";
@@ -11,18 +14,25 @@ const NONE: &str = "drop(runtime);
                 object.state = State::Clean;";
 
 fn main() {
-    let source = "../../crates/storage/src/pool.rs";
-    println!("cargo::rerun-if-changed={source}");
-    let text = std::fs::read_to_string(source).expect("the pool's source is in the workspace");
+    let out = std::env::var_os("OUT_DIR").expect("cargo says where");
+    for name in SOURCES {
+        let source = format!("../../crates/storage/src/{name}.rs");
+        println!("cargo::rerun-if-changed={source}");
+        let text = std::fs::read_to_string(&source).expect("the sources are in the workspace");
+        let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let text = if name == "pool" { without_clean_up(text) } else { text.to_owned() };
+        // A file that is included cannot begin with documentation of the module it is included in.
+        let text: String =
+            text.lines().filter(|line| !line.starts_with("//!")).flat_map(|line| [line, "\n"]).collect();
+        std::fs::write(Path::new(&out).join(name).with_extension("rs"), text).expect("the build can write");
+    }
+}
+
+fn without_clean_up(pool: &str) -> String {
     assert_eq!(
-        text.matches(CLEAN_UP).count(),
+        pool.matches(CLEAN_UP).count(),
         1,
         "the pool's clean-up has changed: tests/sabotage/build.rs must know what it looks like to remove it"
     );
-    let text = text.replace(CLEAN_UP, NONE);
-    // A file that is included cannot begin with documentation of the module it is included in.
-    let text: String =
-        text.lines().filter(|line| !line.starts_with("//!")).flat_map(|line| [line, "\n"]).collect();
-    let out = std::env::var_os("OUT_DIR").expect("cargo says where");
-    std::fs::write(Path::new(&out).join("pool.rs"), text).expect("the build can write");
+    pool.replace(CLEAN_UP, NONE)
 }

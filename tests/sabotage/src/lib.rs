@@ -5,16 +5,30 @@
 //! So the product has no switch for it that anybody could throw by accident, and no feature that a build of
 //! the whole workspace could bring into the program. Where that line changes, this crate does not build.
 
-#[path = "../../../crates/storage/src/error.rs"]
-pub mod error;
-#[path = "../../../crates/storage/src/factory.rs"]
-pub mod factory;
+use stagesub_storage::{logins, marker, target};
+
+/// What a database error means.
+pub mod error {
+    include!(concat!(env!("OUT_DIR"), "/error.rs"));
+}
+
+/// Opens pools, and begins transactions over them.
+pub mod factory {
+    include!(concat!(env!("OUT_DIR"), "/factory.rs"));
+}
+
+/// How long a begin is tried again.
+pub mod patience {
+    include!(concat!(env!("OUT_DIR"), "/patience.rs"));
+}
+
 /// Connections that nobody cleans up.
 #[expect(dead_code, reason = "what cleaned up is not called any more")]
 pub mod pool {
     include!(concat!(env!("OUT_DIR"), "/pool.rs"));
 }
-#[path = "../../../crates/storage/src/tx.rs"]
-pub mod tx;
 
-use stagesub_storage::{logins, marker, target};
+/// Transactions on them.
+pub mod tx {
+    include!(concat!(env!("OUT_DIR"), "/tx.rs"));
+}
