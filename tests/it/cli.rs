@@ -52,7 +52,7 @@ fn environment<'a>(database_url: &'a str, keys: &'a str) -> Vec<(&'a str, &'a st
     vec![
         ("DATABASE_URL", database_url),
         ("STAGESUB_KEYS", keys),
-        ("JWT_SECRET", "a secret of the tests, long enough to sign with"),
+        ("JWT_SECRET", TestPlatform::JWT_SECRET),
         ("APP_DOMAIN", TestPlatform::DOMAIN),
     ]
 }

@@ -7,6 +7,7 @@
 //! - `orchestra.rs` an orchestra on it, shared or dedicated, with its people signed in
 //! - `client.rs` requests and answers
 //! - `proxy.rs` what stands between a pool and PostgreSQL, and cuts a connection at its COMMIT
+//! - `canary.rs` marks of tenants' rows
 //! - `program.rs` the program `stagesub` as its users run it
 //! - `data_path.rs` tenant transactions as the product has them, and with a guard removed; `storm.rs` owners of
 //!   such transactions who go away in the middle
@@ -18,6 +19,7 @@
 
 #![expect(clippy::missing_panics_doc, reason = "a harness panics: that is how a test fails")]
 
+pub mod canary;
 pub mod client;
 pub mod cluster;
 pub mod data_path;

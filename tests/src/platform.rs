@@ -56,6 +56,9 @@ impl TestPlatform {
     /// The domain its orchestras are served under.
     pub const DOMAIN: &str = "stagesub.test";
 
+    /// What its access tokens are signed with; another process that has it takes them.
+    pub const JWT_SECRET: &str = "a secret of the tests, long enough to sign with";
+
     /// A platform that trusts no proxy.
     pub async fn start() -> Self {
         Self::start_with("", PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 }).await
@@ -305,7 +308,7 @@ impl TestPlatform {
 /// How every node of a test serves.
 pub(crate) fn serving(proxies: &str, follow: Follow) -> ServingSettings {
     ServingSettings {
-        jwt_secret: SecretString::from("a secret of the tests, long enough to sign with"),
+        jwt_secret: SecretString::from(TestPlatform::JWT_SECRET),
         hosts: HostPolicy::new(TestPlatform::DOMAIN).expect("a domain"),
         trusted_proxies: proxies.parse().expect("networks"),
         listen: ([127, 0, 0, 1], 0).into(),

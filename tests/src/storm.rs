@@ -21,6 +21,7 @@ use stagesub_tenancy::{Access, BeginError, TenantId, TenantScope};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use crate::canary::Canary;
 use crate::data_path::{Db, Tx};
 
 mod seen;
@@ -50,7 +51,7 @@ pub struct Guest {
     /// Permission to its data.
     pub scope: TenantScope,
     /// What the name of each row of it begins with, and no row of another.
-    pub canary: String,
+    pub canary: Canary,
     /// It has the instruments 1 to this.
     pub rows: i64,
     /// A tenant that it must not reach.
@@ -218,7 +219,7 @@ impl Storm {
                 ("read in part", row.map_or(Ok(()), |row| row.map(|row| self.check(&row, guest))), None)
             }
             30..34 => {
-                let insert = sqlx::query(INSERT).bind(own).bind(owner.row).bind(&guest.canary);
+                let insert = sqlx::query(INSERT).bind(own).bind(owner.row).bind(guest.canary.as_str());
                 ("insert twice", done(insert.execute(tx).await), written.or(Some("23505")))
             }
             34..37 => ("divide", done(sqlx::query("SELECT 1 / 0").execute(tx).await), Some("22012")),
@@ -268,7 +269,9 @@ impl Storm {
         count: Option<usize>,
     ) -> Result<(), sqlx::Error> {
         let rows = query.fetch_all(tx).await?;
-        rows.iter().for_each(|row| self.check(row, guest));
+        for row in &rows {
+            self.check(row, guest);
+        }
         if count.is_some_and(|count| count != rows.len()) {
             self.seen.surprise(format!("{} rows where one was expected", rows.len()));
         }
@@ -278,7 +281,7 @@ impl Storm {
     /// Whose a row is: it says so, and its canary does.
     fn check(&self, row: &sqlx::postgres::PgRow, guest: &Guest) {
         let (tenant, name): (Uuid, &str) = (row.get(0), row.get(1));
-        self.seen.row(tenant == guest.scope.tenant_id().as_uuid() && name.starts_with(&guest.canary));
+        self.seen.row(tenant == guest.scope.tenant_id().as_uuid() && name.starts_with(guest.canary.as_str()));
     }
 
     /// A transaction that does nothing wrong, and must meet nothing of those before it: no transaction, no
@@ -290,21 +293,25 @@ impl Storm {
         };
         match self.examine(&mut tx, guest).await {
             Ok(None) => {}
-            Ok(Some(found)) => self.seen.poison(found),
+            Ok(Some(found)) => self.seen.poison(&found),
             Err(error) if self.explains(&error) => return Seen::count(&self.seen.lost),
-            Err(error) => return self.seen.poison(format!("a probe got {error}")),
+            Err(error) => return self.seen.poison(&format!("a probe got {error}")),
         }
         match tx.commit().await {
             Ok(()) => Seen::count(&self.seen.probes),
             Err(error) if self.explains_source(&error) => Seen::count(&self.seen.lost),
-            Err(error) => self.seen.poison(format!("a probe's end got {}", chain(&error))),
+            Err(error) => self.seen.poison(&format!("a probe's end got {}", chain(&error))),
         }
     }
 
     async fn examine(&self, tx: &mut Tx, guest: &Guest) -> Result<Option<String>, sqlx::Error> {
         let own = guest.scope.tenant_id().as_uuid();
-        let (tenant, fresh, foreign, rows): (Uuid, bool, i64, i64) =
-            sqlx::query_as(PROBE).bind(own).bind(&guest.canary).bind(guest.rows).fetch_one(&mut *tx).await?;
+        let (tenant, fresh, foreign, rows): (Uuid, bool, i64, i64) = sqlx::query_as(PROBE)
+            .bind(own)
+            .bind(guest.canary.as_str())
+            .bind(guest.rows)
+            .fetch_one(&mut *tx)
+            .await?;
         for _ in 0..foreign {
             self.seen.row(false);
         }
@@ -328,7 +335,7 @@ impl Storm {
             BeginError::Busy => Seen::count(&self.seen.busy),
             error if self.explains_source(error) => Seen::count(&self.seen.lost),
             // Whoever begins has done nothing yet: what fails here is another's.
-            error => self.seen.poison(format!("a begin got {}", chain(error))),
+            error => self.seen.poison(&format!("a begin got {}", chain(error))),
         }
     }
 

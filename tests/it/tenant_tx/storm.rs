@@ -12,6 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use stagesub_storage::pool::TenantPoolSettings;
 use stagesub_tenancy::Access;
+use stagesub_tests::canary::Canary;
 use stagesub_tests::cluster::Cluster;
 use stagesub_tests::data_path::Db;
 use stagesub_tests::database::{connect, run};
@@ -46,8 +47,8 @@ async fn guests(lab: &Lab) -> Vec<Guest> {
     let [ours, theirs] = &lab.scopes;
     let mut admin = connect(&lab.admin).await;
     let mut guests = Vec::new();
-    for (scope, other) in [(ours, theirs), (theirs, ours)] {
-        let (tenant, canary) = (scope.tenant_id(), format!("canary-{}", scope.code()));
+    for (n, scope, other) in [(1, ours, theirs), (2, theirs, ours)] {
+        let (tenant, canary) = (scope.tenant_id(), Canary::new(n));
         let rows = format!(
             "INSERT INTO tenant.instrument (tenant_id, no, name, created_at, updated_at)
             SELECT '{tenant}', no, '{canary} ' || no, now(), now() FROM generate_series(1, {ROWS}) AS no"

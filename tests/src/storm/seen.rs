@@ -54,7 +54,7 @@ impl Seen {
     }
 
     /// A connection was not clean.
-    pub fn poison(&self, sentence: String) {
+    pub fn poison(&self, sentence: &str) {
         Self::count(&self.poisoned);
         self.keep(format!("poisoned: {sentence}"));
     }

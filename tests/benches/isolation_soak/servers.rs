@@ -1,0 +1,77 @@
+//! A server: the program as its users run it, on the stage's databases.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use stagesub_tests::cluster::keys_text;
+use stagesub_tests::{TestPlatform, program};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Child;
+use tokio::time::timeout;
+
+use crate::POOL;
+use crate::report::Report;
+use crate::stage::Stage;
+
+/// Longest that a start or a stop may take.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// A server process.
+pub(crate) struct Server {
+    child: Child,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    log: PathBuf,
+    _dir: TempDir,
+}
+
+impl Server {
+    /// Starts one and waits until it serves.
+    pub(crate) async fn start(stage: &Stage) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("log");
+        let pool = POOL.to_string();
+        let mut child = program::command()
+            .await
+            .args(["serve", "--listen", "127.0.0.1:0", "--json"])
+            .env("DATABASE_URL", stage.platform.registry().to_url().expose_secret())
+            .env("STAGESUB_KEYS", keys_text().expose_secret())
+            .env("JWT_SECRET", TestPlatform::JWT_SECRET)
+            .env("APP_DOMAIN", TestPlatform::DOMAIN)
+            .env("STAGESUB_SHARED_POOL_SIZE", &pool)
+            .env("STAGESUB_DEDICATED_POOL_SIZE", &pool)
+            .env("STAGESUB_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log).expect("a log"))
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let line = timeout(DEADLINE, lines.next_line()).await.expect("it is ready in time").expect("a line");
+        let line = line.unwrap_or_else(|| panic!("{}", std::fs::read_to_string(&log).unwrap_or_default()));
+        let facts: Value = serde_json::from_str(&line).expect("a line of JSON");
+        let address = facts["listen"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        Self { child, address, log, _dir: dir }
+    }
+
+    /// Tells it to stop, and what it logged while it ran.
+    pub(crate) async fn stop(mut self, report: &mut Report) {
+        let pid = i32::try_from(self.child.id().expect("it went on to the end")).expect("a process id");
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it can be signalled");
+        let ended = timeout(DEADLINE, self.child.wait()).await.expect("it stops in time").expect("it ends");
+        if !ended.success() {
+            report.surprise(format!("a server ended with {ended}"));
+        }
+        let log = std::fs::read_to_string(&self.log).expect("its log");
+        for line in log.lines().filter(|line| line.contains("ERROR")) {
+            report.surprise(format!("a server logged {line}"));
+        }
+    }
+}
