@@ -12,9 +12,8 @@ use stagesub_server::config::Bounds;
 use stagesub_server::jobs::changes::Follow;
 use stagesub_storage::pool::TxTimeouts;
 use stagesub_tests::database::{connect, run};
+use stagesub_tests::storm::polled;
 use stagesub_tests::{Answer, Client, Kept, Orchestra, SecondNode, TestPlatform};
-
-use crate::tenant_tx::lab::polled;
 
 const MUSICIANS: &str = "/api/v1/musicians";
 const IMPORT: &str = "/api/v1/musicians/import";
