@@ -158,7 +158,10 @@ impl DedicatedDatabases {
 }
 
 /// Creates the database, of the hardened template where there is one.
-async fn create_if_missing(server: &mut PgConnection, wanted: &ConnectionTarget) -> Result<(), MigrateError> {
+pub(crate) async fn create_if_missing(
+    server: &mut PgConnection,
+    wanted: &ConnectionTarget,
+) -> Result<(), MigrateError> {
     let found = sqlx::query!(
         r#"SELECT
             EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1) AS "exists!",
@@ -181,7 +184,7 @@ async fn create_if_missing(server: &mut PgConnection, wanted: &ConnectionTarget)
 }
 
 /// Leaves the database to the platform's roles. Databases do not inherit this from their template.
-async fn close_to_public(session: &mut Session, kind: DatabaseKind) -> Result<(), MigrateError> {
+pub(crate) async fn close_to_public(session: &mut Session, kind: DatabaseKind) -> Result<(), MigrateError> {
     let doing = "closing the database to PUBLIC";
     session.become_owner().await?;
     let mut tx = session.conn.begin().await.map_err(during(doing))?;

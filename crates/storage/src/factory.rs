@@ -114,7 +114,8 @@ fn check(marker: Option<Marker>, target: &PoolTarget) -> Result<(), OpenError> {
     }
 }
 
-/// Begins tenant transactions: what an embedder holds.
+/// Begins tenant transactions: what an embedder holds. Clones share the router.
+#[derive(Clone)]
 pub struct TenantDb {
     router: Arc<Router<LeanPoolFactory>>,
     patience: MovePatience,

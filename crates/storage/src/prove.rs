@@ -17,7 +17,8 @@
 //!
 //! Each table wants a row of the victim: an attack that needs one and finds none is
 //! [`NotCarriedOut`](stagesub_tenancy::prove::Outcome::NotCarriedOut), which fails the proof and says what to
-//! seed. The attacker needs no rows, and need not be admitted to the database.
+//! seed. The attacker needs no rows (but where the application may write over `tenant_id`, which the platform
+//! does not grant), and need not be admitted to the database.
 //!
 //! Left out, because Postgres has no privilege for them: LISTEN and NOTIFY as statements, on channels that
 //! carry versions and never data; `SET app.tenant_id`, which is how the application binds a tenant at all. Who
@@ -73,23 +74,35 @@
 //! }
 //! ```
 
-use std::time::Duration;
-
 use stagesub_tenancy::TenantId;
 use stagesub_tenancy::prove::Proof;
 
 use crate::catalogue::TableName;
+use crate::marker::read_tenant_marker;
 use crate::target::ConnectionTarget;
 
 mod controls;
+mod epoch;
 mod error;
+mod foreign_keys;
+mod label;
+mod lifting;
+mod operation;
 #[cfg(feature = "orchestra")]
 pub mod orchestra;
+mod owner;
+mod path;
+mod rows;
 mod scratch;
+mod session;
+mod subject;
+mod tables;
+mod unique_keys;
 
 pub use controls::controls;
 pub use error::ProveError;
 pub use scratch::{Sample, ScratchSettings};
+use session::Session;
 
 /// The schema of tenant data that `migrations/tenant` makes.
 const TENANT_SCHEMA: &str = "tenant";
@@ -104,7 +117,6 @@ pub struct DatabaseProof {
     schemas: Vec<String>,
     reference: Vec<TableName>,
     hardened: bool,
-    timeout: Duration,
 }
 
 impl DatabaseProof {
@@ -120,7 +132,6 @@ impl DatabaseProof {
             schemas: vec![TENANT_SCHEMA.to_owned()],
             reference: Vec::new(),
             hardened: true,
-            timeout: Duration::from_secs(5),
         }
     }
 
@@ -162,6 +173,85 @@ impl DatabaseProof {
     /// # Cancel safety
     /// Dropping the future closes its connections, which rolls back.
     pub async fn run(&self) -> Result<Proof, ProveError> {
-        Ok(Proof::new())
+        if self.attacker == self.victim {
+            return Err(ProveError::SameTenant(self.attacker));
+        }
+        let mut app = Session::open(&self.app).await?;
+        let proof = self.attack(&mut app).await?;
+        app.close().await?;
+        Ok(proof)
+    }
+
+    async fn attack(&self, app: &mut Session) -> Result<Proof, ProveError> {
+        let (attacker, victim) = (self.attacker, self.victim);
+        self.refuse_others(app).await?;
+        let subjects = subject::survey(app, &self.schemas, &self.reference, attacker, victim).await?;
+        let mut proof = Proof::new();
+        proof.extend(tables::attack_all(app, &subjects, attacker, victim).await?);
+        proof.extend(foreign_keys::attack_all(app, &subjects, attacker, victim).await?);
+        proof.extend(unique_keys::attack_all(app, &subjects, attacker, victim).await?);
+        proof.extend(epoch::attack_all(app, &self.app, attacker, victim).await?);
+        proof.extend(lifting::attack_all(app, &subjects, &self.schemas, attacker, victim).await?);
+        if self.hardened {
+            proof.extend(lifting::attack_functions(app, attacker, victim).await?);
+        }
+        if let Some(owner) = &self.owner {
+            let mut login = Session::open(owner).await?;
+            proof.extend(owner::attack_all(&mut login, &subjects, attacker, victim).await?);
+            login.close().await?;
+        }
+        Ok(proof)
+    }
+
+    /// Attacks nothing that the platform did not make.
+    async fn refuse_others(&self, app: &mut Session) -> Result<(), ProveError> {
+        let target = app.describe();
+        match read_tenant_marker(app.catalogue()).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(ProveError::NoTenants { target }),
+            Err(source) => Err(ProveError::Marker { target, source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn proof(attacker: u128, victim: u128) -> DatabaseProof {
+        let app = ConnectionTarget::parse("postgres://stagesub_app:x@127.0.0.1:1/none").unwrap();
+        let [attacker, victim] = [attacker, victim].map(|id| TenantId::from_uuid(Uuid::from_u128(id)));
+        DatabaseProof::new(app, attacker, victim)
+    }
+
+    struct Nothing;
+
+    #[async_trait::async_trait]
+    impl Sample for Nothing {
+        async fn seed(
+            &self,
+            _: &crate::factory::TenantDb,
+            _: &stagesub_tenancy::TenantScope,
+        ) -> Result<(), stagesub_tenancy::BoxError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_attacked_is_no_proof() {
+        assert!(matches!(proof(1, 2).run().await, Err(ProveError::Unreachable { .. })));
+        assert!(matches!(proof(1, 1).run().await, Err(ProveError::SameTenant(_))));
+    }
+
+    #[test]
+    fn proving_may_be_spawned() {
+        fn is_send(_: &impl Send) {}
+        let target = ConnectionTarget::parse("postgres://stagesub_app:x@127.0.0.1:1/none").unwrap();
+        let settings = ScratchSettings::new(target.clone(), target);
+        let proof = proof(1, 2);
+        is_send(&proof.run());
+        is_send(&controls(&settings, &Nothing));
     }
 }

@@ -144,6 +144,12 @@ impl Proof {
     }
 }
 
+impl Extend<Attack> for Proof {
+    fn extend<T: IntoIterator<Item = Attack>>(&mut self, attacks: T) {
+        self.attacks.extend(attacks);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,223 @@
+//! Beginning a transaction where, when or how it must not begin.
+
+use std::fmt;
+
+use stagesub_tenancy::prove::{Attack, Outcome};
+use stagesub_tenancy::{Access, BeginError, PlacementEpoch, TenantId};
+use uuid::Uuid;
+
+use super::error::ProveError;
+use super::label::{Label, not_carried_out};
+use super::path::DataPath;
+use super::session::{Answer, Bound, Session};
+use super::tables::{NO_PRIVILEGE, bindings};
+use crate::error::{ISOLATION, STALE_EPOCH};
+use crate::target::ConnectionTarget;
+
+/// The suite's name.
+pub(super) const SUITE: &str = "epoch";
+
+/// What is entered.
+const TARGET: &str = "app.enter";
+
+/// How a transaction begins.
+#[derive(Debug, Clone, Copy)]
+enum Mode {
+    Read,
+    Write,
+    RepeatableRead,
+    Serializable,
+}
+
+impl Mode {
+    const fn statement(self) -> &'static str {
+        match self {
+            Self::Read => "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY",
+            Self::Write => "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE",
+            Self::RepeatableRead => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE",
+            Self::Serializable => "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "reading",
+            Self::Write => "writing",
+            Self::RepeatableRead => "writing at REPEATABLE READ",
+            Self::Serializable => "writing at SERIALIZABLE",
+        })
+    }
+}
+
+/// The epoch at which the database serves a tenant, as the application may read it. `None`: it does not.
+pub(super) async fn find_epoch(app: &mut Session, tenant: TenantId) -> Result<Option<i64>, ProveError> {
+    let mut transaction = app.begin(Bound::To(tenant)).await?;
+    let sql =
+        format!("SELECT epoch::text FROM app.tenant_fence WHERE tenant_id = '{tenant}' AND state = 'active'");
+    let found = transaction.read(&sql).await?;
+    transaction.end().await?;
+    Ok(found.and_then(|epoch| epoch.parse().ok()))
+}
+
+/// Attacks `app.enter`, and the data path over it.
+pub(super) async fn attack_all(
+    app: &mut Session,
+    login: &ConnectionTarget,
+    attacker: TenantId,
+    victim: TenantId,
+) -> Result<Vec<Attack>, ProveError> {
+    let Some(epoch) = find_epoch(app, victim).await? else {
+        let why = not_carried_out("the database does not serve the victim now: admit it");
+        return Ok(vec![Label::allowed(SUITE, TARGET, "the victim's epoch, writing", why)]);
+    };
+    let mut attacks = Vec::new();
+    for mode in [Mode::Read, Mode::Write] {
+        let answer = enter(app, Bound::To(victim), mode, &epoch.to_string()).await?;
+        let outcome = match answer {
+            Answer::Done(_) => Outcome::Reached("it began".to_owned()),
+            Answer::Refused(refusal) => not_carried_out(format!("it met {refusal}")),
+        };
+        attacks.push(Label::allowed(SUITE, TARGET, format!("the victim's epoch, {mode}"), outcome));
+    }
+    attacks.extend(attack(app, (attacker, victim), epoch, &Label::held()).await?);
+    attacks.extend(data_path(app, login, attacker, victim, epoch).await?);
+    Ok(attacks)
+}
+
+/// Attacks `app.enter`.
+pub(super) async fn attack(
+    app: &mut Session,
+    (attacker, victim): (TenantId, TenantId),
+    epoch: i64,
+    label: &Label,
+) -> Result<Vec<Attack>, ProveError> {
+    let mut attacks = Vec::new();
+    for mode in [Mode::Read, Mode::Write] {
+        for bound in bindings(attacker).into_iter().filter(|bound| !matches!(bound, Bound::To(_))) {
+            let answer = enter(app, bound, mode, &epoch.to_string()).await?;
+            let outcome = judge(answer, &["42704", "22P02", STALE_EPOCH]);
+            attacks.push(label.attack(SUITE, TARGET, format!("{bound}, {mode}"), outcome));
+        }
+    }
+    attacks.extend(attack_check(app, victim, epoch, label).await?);
+    Ok(attacks)
+}
+
+/// Attacks what `app.enter` itself checks.
+pub(super) async fn attack_check(
+    app: &mut Session,
+    victim: TenantId,
+    epoch: i64,
+    label: &Label,
+) -> Result<Vec<Attack>, ProveError> {
+    let nobody = TenantId::from_uuid(Uuid::now_v7());
+    let mut attacks = Vec::new();
+    for mode in [Mode::Read, Mode::Write] {
+        let cases = [
+            ("an older epoch", Bound::To(victim), (epoch - 1).to_string()),
+            ("a newer epoch", Bound::To(victim), (epoch + 1).to_string()),
+            ("no epoch", Bound::To(victim), "NULL".to_owned()),
+            ("a tenant that is not here", Bound::To(nobody), epoch.to_string()),
+        ];
+        for (case, bound, epoch) in cases {
+            let outcome = judge(enter(app, bound, mode, &epoch).await?, &[STALE_EPOCH]);
+            attacks.push(label.attack(SUITE, TARGET, format!("{case}, {mode}"), outcome));
+        }
+    }
+    for mode in [Mode::RepeatableRead, Mode::Serializable] {
+        let outcome = judge(enter(app, Bound::To(victim), mode, &epoch.to_string()).await?, &[ISOLATION]);
+        attacks.push(label.attack(SUITE, TARGET, format!("the victim's epoch, {mode}"), outcome));
+    }
+    Ok(attacks)
+}
+
+async fn enter(app: &mut Session, bound: Bound, mode: Mode, epoch: &str) -> Result<Answer, ProveError> {
+    let mut transaction = app.begin(bound).await?;
+    transaction.set(mode.statement()).await?;
+    let answer = transaction.run(&format!("CALL app.enter({epoch})")).await?;
+    transaction.end().await?;
+    Ok(answer)
+}
+
+fn judge(answer: Answer, refusals: &[&str]) -> Outcome {
+    match answer {
+        Answer::Done(_) => Outcome::Reached("it began".to_owned()),
+        Answer::Refused(refusal)
+            if refusals.contains(&refusal.code.as_str()) || refusal.code == NO_PRIVILEGE =>
+        {
+            Outcome::Refused
+        }
+        Answer::Refused(refusal) => not_carried_out(format!("it met {refusal}")),
+    }
+}
+
+/// The same through `TenantDb`, as a service begins its transactions.
+async fn data_path(
+    app: &mut Session,
+    login: &ConnectionTarget,
+    attacker: TenantId,
+    victim: TenantId,
+    epoch: i64,
+) -> Result<Vec<Attack>, ProveError> {
+    const TENANT_DB: &str = "TenantDb::begin";
+    let mut path = DataPath::open(app, login).await?;
+    path.place(victim, PlacementEpoch(epoch));
+    let mut attacks = Vec::new();
+    for access in [Access::Read, Access::Write] {
+        let outcome = match path.begin(victim, access).await {
+            Ok(()) => Outcome::Reached("it began".to_owned()),
+            Err(error) => not_carried_out(words(&error)),
+        };
+        attacks.push(Label::allowed(SUITE, TENANT_DB, format!("the victim's epoch, {access:?}"), outcome));
+    }
+    if let Some(epoch) = find_epoch(app, attacker).await? {
+        path.place(attacker, PlacementEpoch(epoch));
+        let outcome = match path.begin(attacker, Access::Write).await {
+            Ok(()) => Outcome::Reached("it began".to_owned()),
+            Err(error) => not_carried_out(words(&error)),
+        };
+        attacks.push(Label::allowed(SUITE, TENANT_DB, "the attacker's own epoch, Write", outcome));
+    }
+    for (case, stale) in [("an older epoch", epoch - 1), ("a newer epoch", epoch + 1)] {
+        path.place(victim, PlacementEpoch(stale));
+        for access in [Access::Read, Access::Write] {
+            let outcome = refused_as_moved(path.begin(victim, access).await);
+            attacks.push(Label::held().attack(SUITE, TENANT_DB, format!("{case}, {access:?}"), outcome));
+        }
+    }
+    path.misplace(victim, PlacementEpoch(epoch));
+    let outcome = match path.begin(victim, Access::Write).await {
+        Err(BeginError::Route(_)) => Outcome::Refused,
+        Err(error) => not_carried_out(words(&error)),
+        Ok(()) => Outcome::Reached("it began".to_owned()),
+    };
+    attacks.push(Label::held().attack(
+        SUITE,
+        TENANT_DB,
+        "a database that is another than the one meant",
+        outcome,
+    ));
+    path.close().await;
+    Ok(attacks)
+}
+
+fn refused_as_moved(begun: Result<(), BeginError>) -> Outcome {
+    match begun {
+        Err(BeginError::Moved) => Outcome::Refused,
+        Err(error) => not_carried_out(words(&error)),
+        Ok(()) => Outcome::Reached("it began".to_owned()),
+    }
+}
+
+/// An error with its causes.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words = format!("{words}: {cause}");
+        source = cause.source();
+    }
+    words
+}
