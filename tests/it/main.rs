@@ -16,6 +16,7 @@ mod ids;
 mod import;
 mod isolation;
 mod pools;
+mod prove_sql;
 mod provisioning;
 mod registry;
 mod repositories;

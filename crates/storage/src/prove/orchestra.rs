@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use stagesub_domain::actor::Actor;
 use stagesub_domain::audit::{AuditAction, AuditEntry};
 use stagesub_domain::error::StoreError;
+use stagesub_domain::idempotency::{Asked, Fingerprint, KeptAnswer};
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo, ProjectNo, RankingListNo};
 use stagesub_domain::instrument::{Instrument, ListType, Position, RankingList};
 use stagesub_domain::language::Language;
@@ -15,6 +16,7 @@ use stagesub_domain::settings::Settings;
 use stagesub_domain::starter::{MailTemplate, MailType};
 use stagesub_domain::subscription::Tier;
 use stagesub_tenancy::{Access, BoxError, TenantScope, UnitOfWorkFactory as _};
+use uuid::Uuid;
 
 use super::Sample;
 use crate::factory::TenantDb;
@@ -84,7 +86,20 @@ pub async fn seed(unit: &mut dyn UnitOfWork) -> Result<(), StoreError> {
         record_id: None,
         changes: None,
     };
-    unit.audit().record(&entry).await
+    unit.audit().record(&entry).await?;
+    let asked = Asked {
+        user: Uuid::from_u128(1),
+        key: "en-nyckel".parse().expect("it is printable and short"),
+        fingerprint: Fingerprint::new([1; 32]),
+    };
+    let answer = KeptAnswer {
+        status: 201,
+        location: Some("/api/v1/instruments/AAA-INST-001".to_owned()),
+        content_type: "application/json".to_owned(),
+        body: b"{}".to_vec(),
+    };
+    unit.idempotency().claim(&asked, at).await?;
+    unit.idempotency().keep(&asked, &answer, at).await
 }
 
 fn musician(at: DateTime<Utc>) -> Musician {

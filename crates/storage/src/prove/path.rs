@@ -18,6 +18,7 @@ use super::session::Session;
 use crate::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use crate::logins::{DatabaseLogins, LoginRole};
 use crate::marker::{DatabaseKind, read_tenant_marker};
+use crate::patience::MovePatience;
 use crate::pool::TenantPoolSettings;
 use crate::target::ConnectionTarget;
 
@@ -83,10 +84,14 @@ impl DataPath {
         Ok(resolver.resolve_for(tenant, Purpose::Provisioning, DateTime::UNIX_EPOCH).await?)
     }
 
-    /// Begins a transaction and rolls it back.
+    /// Begins a transaction and rolls it back. No other answer is waited for: nothing is moved here.
     pub(super) async fn begin(&self, tenant: TenantId, access: Access) -> Result<(), BeginError> {
         let scope = self.scope(tenant).await.map_err(BeginError::Unavailable)?;
-        self.tenants().begin(&scope, access).await.map(drop)
+        self.tenants()
+            .with_patience(MovePatience::within(Duration::ZERO))
+            .begin(&scope, access)
+            .await
+            .map(drop)
     }
 
     /// Closes its connections.
