@@ -212,6 +212,30 @@ async fn it_stands_in_nobodys_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_victim_that_works_meanwhile_is_told_from_one_that_was_reached() {
+    let lab = seeded::lab().await;
+    let victim = lab.scopes[1].tenant_id();
+    let mut owner = connect(&lab.app).await;
+    let change = format!(
+        "BEGIN; SET LOCAL app.tenant_id = '{victim}'; UPDATE tenant.project SET name = 'Mahler ' || random(); COMMIT"
+    );
+    let attacks = attacked(&lab);
+    let working = tokio::spawn(async move {
+        loop {
+            run(&mut owner, &change).await;
+            tokio::task::yield_now().await;
+        }
+    });
+    let proof = attacks.clone().while_in_use().run().await.expect("the database can be attacked");
+    assert!(proof.passed(), "{:#?}", failures(&proof));
+    let proof = attacks.run().await.expect("the database can be attacked");
+    working.abort();
+    let failed: Vec<Attack> = proof.failures().cloned().collect();
+    assert_eq!(places(&failed), BTreeSet::from([("tables", "tenant.project")]), "{failed:#?}");
+    assert!(failed.iter().all(|attack| attack.attempt.starts_with("everything in this report")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_a_row_of_the_victim_is_named() {
     let lab = seeded::lab().await;
     run(&mut connect(&lab.admin).await, "DELETE FROM tenant.project").await;

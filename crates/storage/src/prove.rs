@@ -117,6 +117,7 @@ pub struct DatabaseProof {
     schemas: Vec<String>,
     reference: Vec<TableName>,
     hardened: bool,
+    in_use: bool,
 }
 
 impl DatabaseProof {
@@ -132,6 +133,7 @@ impl DatabaseProof {
             schemas: vec![TENANT_SCHEMA.to_owned()],
             reference: Vec::new(),
             hardened: true,
+            in_use: false,
         }
     }
 
@@ -164,6 +166,14 @@ impl DatabaseProof {
         self
     }
 
+    /// The victim is somebody who works meanwhile, so its rows are not compared before and after: a change of
+    /// its own would look like one of the attacker's.
+    #[must_use]
+    pub fn while_in_use(mut self) -> Self {
+        self.in_use = true;
+        self
+    }
+
     /// Attacks. Each attack that was carried out is in the answer, whatever became of it.
     ///
     /// # Errors
@@ -187,11 +197,12 @@ impl DatabaseProof {
         self.refuse_others(app).await?;
         let subjects = subject::survey(app, &self.schemas, &self.reference, attacker, victim).await?;
         let mut proof = Proof::new();
+        let before = if self.in_use { None } else { Some(subject::digests(app, &subjects, victim).await?) };
         proof.extend(tables::attack_all(app, &subjects, attacker, victim).await?);
         proof.extend(foreign_keys::attack_all(app, &subjects, attacker, victim).await?);
         proof.extend(unique_keys::attack_all(app, &subjects, attacker, victim).await?);
         proof.extend(epoch::attack_all(app, &self.app, attacker, victim).await?);
-        proof.extend(lifting::attack_all(app, &subjects, &self.schemas, attacker, victim).await?);
+        proof.extend(lifting::attack_all(app, &subjects, attacker, victim).await?);
         if self.hardened {
             proof.extend(lifting::attack_functions(app, attacker, victim).await?);
         }
@@ -199,6 +210,10 @@ impl DatabaseProof {
             let mut login = Session::open(owner).await?;
             proof.extend(owner::attack_all(&mut login, &subjects, attacker, victim).await?);
             login.close().await?;
+        }
+        if let Some(before) = before {
+            let after = subject::digests(app, &subjects, victim).await?;
+            proof.extend(tables::compare(&subjects, &before, &after));
         }
         Ok(proof)
     }

@@ -54,7 +54,6 @@ impl Lift {
 pub(super) async fn attack_all(
     app: &mut Session,
     subjects: &[Subject],
-    schemas: &[String],
     attacker: TenantId,
     victim: TenantId,
 ) -> Result<Vec<Attack>, ProveError> {
@@ -62,7 +61,7 @@ pub(super) async fn attack_all(
     for subject in subjects {
         lifts.extend(of_table(subject, victim));
     }
-    lifts.extend(making(app, schemas).await?);
+    lifts.extend(making(app).await?);
     lifts.extend(of_the_platform(app, attacker, victim).await?);
     lifts.extend(of_the_server());
     let mut attacks = Vec::new();
@@ -223,9 +222,9 @@ fn of_table(subject: &Subject, victim: TenantId) -> Vec<Lift> {
 }
 
 /// Objects of one's own, in which a statement of somebody else may be caught.
-async fn making(app: &mut Session, schemas: &[String]) -> Result<Vec<Lift>, ProveError> {
+async fn making(app: &mut Session) -> Result<Vec<Lift>, ProveError> {
     let failed = app.failed("reading the schemas");
-    let rows: Vec<String> = sqlx::query_scalar(
+    let usable: Vec<String> = sqlx::query_scalar(
         "SELECT nspname::text FROM pg_catalog.pg_namespace
          WHERE nspname !~ '^pg_(temp|toast)' AND nspname <> 'information_schema' AND has_schema_privilege(oid, 'USAGE')
          ORDER BY nspname",
@@ -258,7 +257,7 @@ async fn making(app: &mut Session, schemas: &[String]) -> Result<Vec<Lift>, Prov
         Lift::new("the database", "CREATE PUBLICATION", "CREATE PUBLICATION prove_it"),
         Lift::new("the server", "CREATE ROLE", "CREATE ROLE prove_it"),
     ];
-    for schema in rows.iter().filter(|name| name.as_str() != "pg_catalog" || !schemas.contains(name)) {
+    for schema in &usable {
         let quoted = quote(schema);
         lifts.push(Lift::new(
             schema,
@@ -273,6 +272,15 @@ async fn making(app: &mut Session, schemas: &[String]) -> Result<Vec<Lift>, Prov
         let sql = format!("CREATE FUNCTION {quoted}.prove_it() RETURNS integer LANGUAGE sql AS 'SELECT 1'");
         lifts.push(Lift::new(schema, "CREATE FUNCTION", sql));
     }
+    // What runs text as SQL on a connection of its own, where somebody installed it.
+    let dblink = "SELECT 1::text FROM pg_catalog.pg_proc AS p
+         JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
+         JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid AND d.deptype = 'e'
+         WHERE e.extname = 'dblink' AND has_function_privilege(p.oid, 'EXECUTE') LIMIT 1";
+    lifts.push(Lift::new("dblink", "calling its functions", dblink).or_nothing());
+    let servers = "SELECT srvname::text FROM pg_catalog.pg_foreign_server
+         WHERE has_server_privilege(oid, 'USAGE') LIMIT 1";
+    lifts.push(Lift::new("foreign servers", "using them", servers).or_nothing());
     for extension in extensions {
         let sql = format!("CREATE EXTENSION {}", quote(&extension));
         lifts.push(Lift::new(extension, "CREATE EXTENSION", sql));

@@ -11,6 +11,10 @@ use crate::error::{Failure, classify, sqlstate};
 use crate::migrate::session::connect;
 use crate::target::ConnectionTarget;
 
+/// How every transaction begins: short of patience, because others may be at work.
+const OPENING: &str = "BEGIN;SET LOCAL statement_timeout='5s';SET LOCAL lock_timeout='1s';\
+    SET LOCAL idle_in_transaction_session_timeout='15s'";
+
 /// What a transaction is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bound {
@@ -105,16 +109,13 @@ impl Session {
             unbound: reach(target).await?,
             bound: reach(target).await?,
             target: target.clone(),
-            opening: "BEGIN;SET LOCAL statement_timeout=5000;SET LOCAL lock_timeout=1000;\
-                      SET LOCAL idle_in_transaction_session_timeout=15000"
-                .to_owned(),
+            opening: OPENING.to_owned(),
         })
     }
 
     /// The same, acting as another role in each transaction.
     pub(super) fn acting_as(&mut self, role: &str) {
-        let opening = self.opening.split(";SET LOCAL ROLE").next().unwrap_or_default();
-        self.opening = format!("{opening};SET LOCAL ROLE {role}");
+        self.opening = format!("{OPENING};SET LOCAL ROLE {role}");
     }
 
     /// The connection that never binds, for reading the catalogue.
@@ -136,10 +137,11 @@ impl Session {
         let target = self.target.describe();
         let conn = if bound == Bound::Never { &mut self.unbound } else { &mut self.bound };
         let mut transaction = Transaction { conn, target };
-        transaction.set(&self.opening).await?;
-        if let Some(statement) = bound.statement() {
-            transaction.set(&statement).await?;
-        }
+        // One message, as a service begins.
+        let opening = bound
+            .statement()
+            .map_or_else(|| self.opening.clone(), |statement| format!("{};{statement}", self.opening));
+        transaction.set(&opening).await?;
         Ok(transaction)
     }
 

@@ -31,8 +31,6 @@ pub(super) struct Subject {
     pub(super) sample: Option<String>,
     /// Rows of the attacker.
     pub(super) own_rows: u64,
-    /// The victim's rows, summed up.
-    pub(super) digest: String,
 }
 
 /// A unique index.
@@ -77,17 +75,23 @@ impl Subject {
             self.name
         )
     }
+}
 
-    /// The digest of the victim's rows as it is now.
-    pub(super) async fn digest(&self, app: &mut Session, victim: TenantId) -> Result<String, ProveError> {
-        if !self.has_tenant() {
-            return Ok(String::new());
-        }
-        let mut transaction = app.begin(Bound::To(victim)).await?;
-        let digest = transaction.read(&self.digest_of(victim)).await?;
-        transaction.end().await?;
-        Ok(digest.unwrap_or_default())
+/// The digests of the victim's rows as they are now, in the order of the tables.
+pub(super) async fn digests(
+    app: &mut Session,
+    subjects: &[Subject],
+    victim: TenantId,
+) -> Result<Vec<String>, ProveError> {
+    let mut digests = Vec::new();
+    let mut transaction = app.begin(Bound::To(victim)).await?;
+    for subject in subjects {
+        let digest =
+            if subject.has_tenant() { transaction.read(&subject.digest_of(victim)).await? } else { None };
+        digests.push(digest.unwrap_or_default());
     }
+    transaction.end().await?;
+    Ok(digests)
 }
 
 /// Names as a list of identifiers.
@@ -199,7 +203,6 @@ async fn describe(app: &mut Session, table: Table) -> Result<Subject, ProveError
             unique,
             sample: None,
             own_rows: 0,
-            digest: String::new(),
             table: table.clone(),
         })
     };
@@ -215,7 +218,6 @@ async fn fill(
 ) -> Result<(), ProveError> {
     let mut transaction = app.begin(Bound::To(victim)).await?;
     subject.sample = transaction.read(&subject.row_of(victim, "true")).await?;
-    subject.digest = transaction.read(&subject.digest_of(victim)).await?.unwrap_or_default();
     transaction.bind(attacker).await?;
     let count = format!("SELECT count(*)::text FROM {} WHERE tenant_id = '{attacker}'", subject.name);
     subject.own_rows = transaction.read(&count).await?.and_then(|count| count.parse().ok()).unwrap_or(0);
