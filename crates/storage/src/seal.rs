@@ -14,6 +14,10 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD
 use secrecy::SecretString;
 use zeroize::{Zeroize, Zeroizing};
 
+mod derive;
+
+pub use derive::DerivedSecret;
+
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;

@@ -4,10 +4,13 @@
 //! the same attack with the guard removed must be seen to succeed, or it would hold against nothing. So a
 //! proof passes when every attack held, every control succeeded, and none could not be carried out.
 //!
-//! Whoever attacks (requests over HTTP, statements as the application's login) adds its attacks to one
-//! [`Proof`].
+//! Whoever attacks (requests over HTTP, which `http` makes; statements as the application's login) adds its
+//! attacks to one [`Proof`].
 
 use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "axum")]
+pub mod http;
 
 /// What an attack is meant to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
