@@ -54,6 +54,8 @@ pub enum AuditAction {
     Disable,
     /// A person who may sign in again.
     Enable,
+    /// Attacks on the platform's isolation, to prove it.
+    Prove,
 }
 
 impl AuditAction {
@@ -75,6 +77,7 @@ impl AuditAction {
             Self::SetPassword => "set_password",
             Self::Disable => "disable",
             Self::Enable => "enable",
+            Self::Prove => "prove",
         }
     }
 }

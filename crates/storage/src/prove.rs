@@ -101,6 +101,7 @@ mod unique_keys;
 
 pub use controls::controls;
 pub use error::ProveError;
+pub use label::wants_a_row;
 pub use scratch::{Sample, ScratchSettings};
 use session::Session;
 

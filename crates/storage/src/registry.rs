@@ -38,6 +38,8 @@ pub mod constraints;
 pub mod credentials;
 #[cfg(feature = "orchestra")]
 mod idempotency;
+pub mod known;
+mod lock;
 pub mod logins;
 #[cfg(feature = "orchestra")]
 pub mod people;
@@ -48,6 +50,12 @@ pub mod tenant_databases;
 pub mod tenants;
 #[cfg(feature = "orchestra")]
 mod version;
+#[cfg(feature = "orchestra")]
+mod witnesses;
+
+pub use lock::PlatformLock;
+#[cfg(feature = "orchestra")]
+pub use witnesses::Witness;
 
 /// Connections of each pool. What is asked of the registry is cached, or rare.
 const MAX_CONNECTIONS: u32 = 4;

@@ -68,3 +68,10 @@ impl Label {
 pub(super) fn not_carried_out(why: impl Into<String>) -> Outcome {
     Outcome::NotCarriedOut(why.into())
 }
+
+/// Whether an attack was not carried out for want of a row that somebody would have to seed. In a database
+/// that is somebody's own that is no hole: where there is no row, there is nothing to reach.
+#[must_use]
+pub fn wants_a_row(attack: &Attack) -> bool {
+    matches!(&attack.outcome, Outcome::NotCarriedOut(why) if why.contains(": seed one"))
+}
