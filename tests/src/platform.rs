@@ -38,6 +38,7 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 pub struct TestPlatform {
     wired: Platform,
     state: AppState,
+    serving: ServingSettings,
     client: Client,
     superadmin: OnceCell<Client>,
     registry: ConnectionTarget,
@@ -99,6 +100,7 @@ impl TestPlatform {
         Self {
             wired,
             state,
+            serving,
             client,
             superadmin: OnceCell::new(),
             registry,
@@ -117,6 +119,12 @@ impl TestPlatform {
     #[must_use]
     pub fn state(&self) -> &AppState {
         &self.state
+    }
+
+    /// How requests are served.
+    #[must_use]
+    pub fn serving(&self) -> &ServingSettings {
+        &self.serving
     }
 
     /// The platform's time.

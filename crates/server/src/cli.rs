@@ -24,12 +24,15 @@ pub mod demo;
 pub mod keys;
 pub mod migrate;
 pub mod output;
+pub mod prove;
 pub mod secret;
 pub mod serve;
 pub mod tenant;
 pub mod user;
 
-use args::{DemoArgs, KeysCommand, MigrateArgs, PlatformArgs, ServeArgs, TenantCommand, UserCommand};
+use args::{
+    DemoArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs, ServeArgs, TenantCommand, UserCommand,
+};
 
 /// Longest that closing connections may take once a command is done.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -55,6 +58,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Bring the databases to this version's schema and make the platform's logins.
     Migrate(MigrateArgs),
+    /// Attack the platform's isolation and report what became of it; or verify such a report.
+    Prove(ProveArgs),
     /// Orchestras.
     #[command(subcommand)]
     Tenant(TenantCommand),
@@ -165,7 +170,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
     check_use(&cli)?;
     let PlatformArgs { demo: on_demo, data_dir } = cli.platform;
     if let Command::Keys(command) = &cli.command {
-        return keys::run(command);
+        // Logging is not set up: nothing but the answer is said.
+        return keys::run(command, || {
+            let raw = RawConfig::load()?;
+            if !on_demo {
+                return Ok(raw);
+            }
+            existing::configuration(data_dir.as_deref(), &raw).map_err(|error| Failure::of(&error))
+        });
     }
     let mut raw = RawConfig::load()?;
     telemetry::install(raw.log_filter(), raw.log_format()?).map_err(|error| Failure::of(&error))?;
@@ -183,8 +195,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Migrate(arguments) => migrate::run(arguments, &raw).await,
             Command::Tenant(command) => tenant::run(command, &raw).await,
             Command::User(command) => user::run(command, &raw).await,
+            Command::Prove(arguments) => prove::run(arguments, &raw).await,
             // Answered above, before anything of the environment was read.
-            Command::Keys(command) => keys::run(&command),
+            Command::Keys(command) => keys::run(&command, || Ok(raw.clone())),
         }
     })
 }
@@ -197,8 +210,8 @@ fn check_use(cli: &Cli) -> Result<(), Failure> {
             "`stagesub demo` runs a demo; --demo is for the commands that work on one",
         )),
         Command::Demo(_) => Ok(()),
-        Command::Keys(_) if *on_demo || data_dir.is_some() => Err(Failure::wrong_use(
-            "`stagesub keys` works on no platform, so --demo and --data-dir mean nothing to it",
+        Command::Keys(KeysCommand::Generate(_)) if *on_demo || data_dir.is_some() => Err(Failure::wrong_use(
+            "`stagesub keys generate` works on no platform, so --demo and --data-dir mean nothing to it",
         )),
         _ if data_dir.is_some() && !on_demo => {
             Err(Failure::wrong_use("--data-dir says where a demo is; say --demo too, to work on it"))
@@ -248,6 +261,13 @@ mod tests {
             "stagesub user enable a@b.example --json",
             "stagesub user set-role a@b.example --tenant orch --role viewer --json",
             "stagesub keys generate --json",
+            "stagesub keys public --json",
+            "stagesub keys public --demo",
+            "stagesub prove",
+            "stagesub prove --url http://127.0.0.1:8080 --out proof.json --json --demo",
+            "stagesub prove --verify proof.json",
+            "stagesub prove --verify proof.json --json --public-key \
+             ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
             "stagesub tenant list --demo --json",
             "stagesub --demo --data-dir /tmp/x tenant list",
         ] {
@@ -276,6 +296,10 @@ mod tests {
             "stagesub user list --tenant orch --search berg",
             "stagesub user set-role a@b.example --tenant orch",
             "stagesub user set-role a@b.example --tenant orch --role superadmin",
+            "stagesub prove --public-key ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+            "stagesub prove --verify proof.json --public-key nonsense",
+            "stagesub prove --verify proof.json --url http://127.0.0.1:8080",
+            "stagesub prove --verify proof.json --out other.json",
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -151,6 +151,11 @@ impl RawConfig {
         self.stagesub_log.as_deref().or(self.rust_log.as_deref())
     }
 
+    /// The keys that seal secrets, if they are named.
+    pub fn key_ring(&self) -> Result<Option<KeyRing>, ConfigError> {
+        self.stagesub_keys.as_ref().map(key_ring).transpose()
+    }
+
     /// How a log line is written.
     pub fn log_format(&self) -> Result<LogFormat, ConfigError> {
         match &self.stagesub_log_format {

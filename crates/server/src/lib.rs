@@ -9,6 +9,7 @@
 //! - [`wiring`]: the composition root, the one place that knows the adapters; [`config`] what it is told
 //! - [`node`]: one server, prepared, serving, stopped; [`serving`] its listener; [`jobs`] work beside requests;
 //!   [`bootstrap`] the first administrator; [`telemetry`] logs
+//! - [`prove`]: attacks on the platform and their signed report; [`guards`]: a node's own look before it serves
 //! - [`cli`]: the commands; [`demo`]: the whole platform with nothing configured; [`passphrase`] made secrets
 //!
 //! # Invariants
@@ -24,6 +25,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod extract;
+pub mod guards;
 pub mod handlers;
 pub mod idempotency;
 pub mod jobs;
@@ -31,6 +33,7 @@ pub mod node;
 pub mod openapi;
 pub mod passphrase;
 pub mod problem;
+pub mod prove;
 pub mod readiness;
 pub mod routes;
 pub mod serving;

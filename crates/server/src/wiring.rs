@@ -19,6 +19,7 @@ use stagesub_domain::service::provisioning::recover_provisioning;
 use stagesub_domain::service::tenants;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::factory::{LeanPoolFactory, TenantDb};
+use stagesub_storage::logins::DatabaseLogins;
 use stagesub_storage::migrate::MigrateError;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::changes::{PgChangeFeed, PgChangeSignal};
@@ -171,17 +172,47 @@ impl Platform {
         }
     }
 
+    /// The registry itself: its locks, and which databases it knows.
+    #[must_use]
+    pub fn registry(&self) -> &RegistryPools {
+        &self.registry
+    }
+
+    /// How databases are reached.
+    #[must_use]
+    pub fn logins(&self) -> &dyn DatabaseLogins {
+        self.logins.as_ref()
+    }
+
+    /// Where tenants are, as this node remembers it.
+    #[must_use]
+    pub fn directory(&self) -> Arc<dyn TenantDirectory> {
+        Arc::new(self.directory.clone())
+    }
+
     /// What handlers work with.
     ///
     /// # Errors
     /// [`WiringError::WeakSecret`].
     pub fn state(&self, serving: &ServingSettings) -> Result<AppState, WiringError> {
+        self.state_resolving(serving, self.resolver.clone())
+    }
+
+    /// What handlers work with, where tenants are resolved by another resolver than the platform's own.
+    ///
+    /// # Errors
+    /// [`WiringError::WeakSecret`].
+    pub fn state_resolving(
+        &self,
+        serving: &ServingSettings,
+        resolver: Resolver,
+    ) -> Result<AppState, WiringError> {
         let app_domain = serving.hosts.app_domain();
         let tokens = Arc::new(AccessTokens::new(&serving.jwt_secret, app_domain)?);
         let authority = Arc::clone(&self.authority) as Arc<dyn AuthorityStore>;
         Ok(AppState::new(Parts {
             units: Arc::clone(&self.units),
-            resolver: self.resolver.clone(),
+            resolver,
             login: LoginService::new(
                 Arc::clone(&self.credentials),
                 Arc::clone(&self.passwords),

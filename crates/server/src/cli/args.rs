@@ -8,6 +8,8 @@ use stagesub_domain::role::Role;
 use stagesub_domain::subscription::Tier;
 use stagesub_tenancy::{Subdomain, TenantCode, TenantId};
 
+use crate::prove::signing::PublicKey;
+
 /// Which platform a command works on.
 #[derive(Debug, Args)]
 pub struct PlatformArgs {
@@ -50,6 +52,35 @@ pub struct MigrateArgs {
     /// The answer as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `stagesub prove`
+#[derive(Debug, Args)]
+pub struct ProveArgs {
+    /// Attack the service that runs at this address, `http://host:port` or `https://host:port`, instead of one in
+    /// this process. It has to run on the same databases.
+    #[arg(long, value_name = "URL", conflicts_with = "verify")]
+    pub url: Option<String>,
+    /// Where to write the report; a file that is there is never overwritten [default: `stagesub-proof-<time>.json`].
+    #[arg(long, value_name = "FILE", conflicts_with = "verify")]
+    pub out: Option<PathBuf>,
+    /// The report on stdout as JSON; with --verify, what was verified.
+    #[arg(long)]
+    pub json: bool,
+    /// Instead of attacking.
+    #[command(flatten)]
+    pub verification: Verification,
+}
+
+/// `stagesub prove --verify`
+#[derive(Debug, Args)]
+pub struct Verification {
+    /// Verify a report: its signature, and that the proof it tells of passed. Needs no database.
+    #[arg(long, value_name = "FILE")]
+    pub verify: Option<PathBuf>,
+    /// The key to hold it against, as `stagesub keys public` prints it [default: those of `STAGESUB_KEYS`].
+    #[arg(long, value_name = "KEY", requires = "verify")]
+    pub public_key: Option<PublicKey>,
 }
 
 /// `stagesub tenant ...`
@@ -273,6 +304,16 @@ pub struct PasswordArgs {
 pub enum KeysCommand {
     /// Print a new value for `STAGESUB_KEYS`.
     Generate(KeysGenerateArgs),
+    /// Print the public key that reports of `prove` are verified with, to hand to customers.
+    Public(KeysPublicArgs),
+}
+
+/// `stagesub keys public`
+#[derive(Debug, Args)]
+pub struct KeysPublicArgs {
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `stagesub keys generate`
