@@ -4,6 +4,7 @@ mod authorization;
 mod cli;
 mod coherence;
 mod crash;
+mod doctor;
 mod embedded;
 mod fences;
 mod http_instruments;

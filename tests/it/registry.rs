@@ -19,44 +19,47 @@ mod opening;
 mod setup;
 
 /// A server, and the keys of the installation on it.
-struct Server {
+pub(crate) struct Server {
     cluster: Cluster,
-    keys: Arc<KeyRing>,
+    pub(crate) keys: Arc<KeyRing>,
 }
 
 impl Server {
-    async fn start() -> Self {
-        let cluster = Cluster::start(ClusterOptions::throwaway()).await.unwrap();
+    pub(crate) async fn start() -> Self {
+        Self::on(Cluster::start(ClusterOptions::throwaway()).await.unwrap())
+    }
+
+    pub(crate) fn on(cluster: Cluster) -> Self {
         Self { cluster, keys: Arc::new(KeyRing::generate("test")) }
     }
 
     /// The superuser's connection string on a database.
-    fn admin(&self, database: &str) -> ConnectionTarget {
+    pub(crate) fn admin(&self, database: &str) -> ConnectionTarget {
         self.cluster.admin().with_database(database)
     }
 
-    async fn create(&self, database: &str) -> ConnectionTarget {
+    pub(crate) async fn create(&self, database: &str) -> ConnectionTarget {
         self.run("postgres", &format!("CREATE DATABASE {database}")).await;
         self.admin(database)
     }
 
-    async fn connect(&self, database: &str) -> PgConnection {
+    pub(crate) async fn connect(&self, database: &str) -> PgConnection {
         connect(&self.admin(database)).await
     }
 
-    async fn run(&self, database: &str, sql: &str) {
+    pub(crate) async fn run(&self, database: &str, sql: &str) {
         let mut conn = self.connect(database).await;
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut conn).await.unwrap();
         conn.close().await.unwrap();
     }
 
-    async fn texts(&self, database: &str, sql: &str) -> Vec<String> {
+    pub(crate) async fn texts(&self, database: &str, sql: &str) -> Vec<String> {
         let mut conn = self.connect(database).await;
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut conn).await.unwrap()
     }
 
     /// A registry `reg` and a shared database `shr`, set up.
-    async fn installed() -> Self {
+    pub(crate) async fn installed() -> Self {
         let server = Self::start().await;
         server.create("reg").await;
         server.create("shr").await;
@@ -64,22 +67,22 @@ impl Server {
         server
     }
 
-    fn options(&self) -> MigrateOptions {
+    pub(crate) fn options(&self) -> MigrateOptions {
         let mut options = MigrateOptions::new(self.admin("reg"));
         options.shared = Some(self.admin("shr").into());
         options
     }
 
-    async fn migrate(&self, options: &MigrateOptions) -> Result<MigrateReport, MigrateError> {
+    pub(crate) async fn migrate(&self, options: &MigrateOptions) -> Result<MigrateReport, MigrateError> {
         migrate(options, &self.keys).await
     }
 
-    async fn open(&self) -> RegistryPools {
+    pub(crate) async fn open(&self) -> RegistryPools {
         RegistryPools::open(&self.admin("reg"), &self.keys).await.unwrap()
     }
 
     /// The superuser's address with another login.
-    fn login(&self, database: &str, user: &str, password: &str) -> ConnectionTarget {
+    pub(crate) fn login(&self, database: &str, user: &str, password: &str) -> ConnectionTarget {
         self.admin(database).with_user(user, SecretString::from(password))
     }
 }

@@ -1,10 +1,10 @@
 //! What tenant tables there are, read from the database itself.
 //!
 //! Whoever copies, checks or deletes a tenant goes by this and not by a list in a program: a table that was
-//! added by a migration, ours or an embedder's, is found, and so is one that was added without its fence.
+//! added by a migration, ours or an embedder's, is found, and so is one that was added without its fence
+//! ([`doctor`](crate::doctor) says what a table lacks).
 
 mod order;
-mod rules;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +12,6 @@ use std::fmt;
 use sqlx::PgConnection;
 
 pub use order::{CyclicTables, parents_first};
-pub use rules::{Fault, Rule, faults};
 
 /// A table's name with its schema.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +28,19 @@ impl fmt::Display for TableName {
     }
 }
 
+/// What kind of relation it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// A table, partitioned or not, or a partition of one.
+    Table,
+    /// A view.
+    View,
+    /// A materialized view.
+    MaterializedView,
+    /// A table of another server.
+    Foreign,
+}
+
 /// One relation of a data schema that holds rows or shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
@@ -37,6 +49,8 @@ pub struct Table {
     /// Whether it is a table. Views, materialized views and foreign tables are listed to be refused: policies
     /// do not hold on them as they do on tables.
     pub is_table: bool,
+    /// Which kind it is.
+    pub kind: RelationKind,
     /// Row-level security is on.
     pub secured: bool,
     /// It holds for the owner too.
@@ -83,8 +97,16 @@ pub struct Index {
     pub primary: bool,
     /// It admits each key once.
     pub unique: bool,
+    /// It belongs to a constraint: a key, or an exclusion.
+    pub constraint: bool,
+    /// Its constraint excludes rows from each other.
+    pub exclusion: bool,
+    /// It holds some of the rows alone.
+    pub partial: bool,
     /// Columns or expressions in its order.
     pub columns: Vec<String>,
+    /// The statement that makes it; of an exclusion the constraint's definition.
+    pub definition: String,
 }
 
 /// A reference to rows of another table.
@@ -98,6 +120,12 @@ pub struct ForeignKey {
     pub references: TableName,
     /// Columns there, in the same order.
     pub referenced: Vec<String>,
+    /// What happens here when the other row goes, as SQL has it: `NO ACTION`, `SET NULL`, ...
+    pub on_delete: String,
+    /// What happens here when the other row's key changes.
+    pub on_update: String,
+    /// The columns that `on_delete` sets; empty: all of them.
+    pub set_columns: Vec<String>,
 }
 
 /// A policy of row-level security.
@@ -122,7 +150,7 @@ pub struct Policy {
 pub async fn read(conn: &mut PgConnection, schemas: &[String]) -> Result<Vec<Table>, sqlx::Error> {
     let relations = sqlx::query!(
         r#"SELECT c.oid::bigint AS "oid!", n.nspname::text AS "schema!", c.relname::text AS "name!",
-                  c.relkind IN ('r', 'p') AS "is_table!", c.relrowsecurity AS "secured!",
+                  c.relkind::text AS "kind!", c.relrowsecurity AS "secured!",
                   c.relforcerowsecurity AS "forced!"
            FROM pg_catalog.pg_class AS c
            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -142,7 +170,13 @@ pub async fn read(conn: &mut PgConnection, schemas: &[String]) -> Result<Vec<Tab
         .into_iter()
         .map(|relation| Table {
             name: TableName { schema: relation.schema, name: relation.name },
-            is_table: relation.is_table,
+            is_table: matches!(relation.kind.as_str(), "r" | "p"),
+            kind: match relation.kind.as_str() {
+                "v" => RelationKind::View,
+                "m" => RelationKind::MaterializedView,
+                "f" => RelationKind::Foreign,
+                _ => RelationKind::Table,
+            },
             secured: relation.secured,
             forced: relation.forced,
             columns: columns.remove(&relation.oid).unwrap_or_default(),
@@ -191,12 +225,16 @@ async fn columns(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Col
 async fn indexes(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Index>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT i.indrelid::bigint AS "relation!", c.relname::text AS "name!", i.indisprimary AS "primary!",
-                  i.indisunique AS "unique!",
+                  i.indisunique AS "unique!", k.oid IS NOT NULL AS "constraint!",
+                  i.indisexclusion AS "exclusion!", i.indpred IS NOT NULL AS "partial!",
+                  CASE WHEN i.indisexclusion THEN pg_catalog.pg_get_constraintdef(k.oid)
+                       ELSE pg_catalog.pg_get_indexdef(i.indexrelid) END AS "definition!",
                   ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, k, false)
                         FROM pg_catalog.generate_series(1, i.indnkeyatts::integer) AS k
                         ORDER BY k) AS "columns!"
            FROM pg_catalog.pg_index AS i
            JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+           LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = c.oid AND k.contype IN ('p', 'u', 'x')
            WHERE i.indrelid::bigint = ANY($1)
            ORDER BY i.indrelid, i.indisprimary DESC, c.relname"#,
         oids
@@ -204,7 +242,16 @@ async fn indexes(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Ind
     .fetch_all(conn)
     .await?;
     Ok(grouped(rows.into_iter().map(|row| {
-        let index = Index { name: row.name, primary: row.primary, unique: row.unique, columns: row.columns };
+        let index = Index {
+            name: row.name,
+            primary: row.primary,
+            unique: row.unique,
+            constraint: row.constraint,
+            exclusion: row.exclusion,
+            partial: row.partial,
+            columns: row.columns,
+            definition: row.definition,
+        };
         (row.relation, index)
     })))
 }
@@ -220,7 +267,12 @@ async fn foreign_keys(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelatio
                   ARRAY(SELECT a.attname::text
                         FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
                         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
-                        ORDER BY u.place) AS "referenced!"
+                        ORDER BY u.place) AS "referenced!",
+                  k.confdeltype::text AS "on_delete!", k.confupdtype::text AS "on_update!",
+                  ARRAY(SELECT a.attname::text
+                        FROM pg_catalog.pg_attribute AS a
+                        WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.confdelsetcols)
+                        ORDER BY a.attnum) AS "set_columns!"
            FROM pg_catalog.pg_constraint AS k
            JOIN pg_catalog.pg_class AS c ON c.oid = k.confrelid
            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -236,9 +288,23 @@ async fn foreign_keys(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelatio
             columns: row.columns,
             references: TableName { schema: row.schema, name: row.table },
             referenced: row.referenced,
+            on_delete: action(&row.on_delete).to_owned(),
+            on_update: action(&row.on_update).to_owned(),
+            set_columns: row.set_columns,
         };
         (row.relation, key)
     })))
+}
+
+/// What a letter of `pg_constraint` stands for.
+fn action(letter: &str) -> &'static str {
+    match letter {
+        "r" => "RESTRICT",
+        "c" => "CASCADE",
+        "n" => "SET NULL",
+        "d" => "SET DEFAULT",
+        _ => "NO ACTION",
+    }
 }
 
 async fn policies(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Policy>, sqlx::Error> {
@@ -278,4 +344,65 @@ async fn triggers(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<St
     .fetch_all(conn)
     .await?;
     Ok(grouped(rows.into_iter().map(|row| (row.relation, row.name))))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn named(name: &str) -> TableName {
+        TableName { schema: "tenant".to_owned(), name: name.to_owned() }
+    }
+
+    pub(crate) fn column(name: &str, data_type: &str) -> Column {
+        Column { name: name.to_owned(), data_type: data_type.to_owned(), not_null: true, generated: false }
+    }
+
+    /// The index of a primary key.
+    pub(crate) fn primary(table: &str, columns: &[&str]) -> Index {
+        let list = columns.join(", ");
+        Index {
+            name: format!("{table}_pkey"),
+            primary: true,
+            unique: true,
+            constraint: true,
+            exclusion: false,
+            partial: false,
+            columns: columns.iter().map(ToString::to_string).collect(),
+            definition: format!("CREATE UNIQUE INDEX {table}_pkey ON tenant.{table} USING btree ({list})"),
+        }
+    }
+
+    pub(crate) fn reference(
+        name: &str,
+        columns: &[&str],
+        references: &str,
+        referenced: &[&str],
+    ) -> ForeignKey {
+        ForeignKey {
+            name: name.to_owned(),
+            columns: columns.iter().map(ToString::to_string).collect(),
+            references: named(references),
+            referenced: referenced.iter().map(ToString::to_string).collect(),
+            on_delete: "NO ACTION".to_owned(),
+            on_update: "NO ACTION".to_owned(),
+            set_columns: Vec::new(),
+        }
+    }
+
+    /// A table with a tenant, a number and nothing around them.
+    pub(crate) fn bare(name: &str) -> Table {
+        Table {
+            name: named(name),
+            is_table: true,
+            kind: RelationKind::Table,
+            secured: true,
+            forced: true,
+            columns: vec![column("tenant_id", "uuid"), column("no", "bigint")],
+            indexes: vec![primary(name, &["tenant_id", "no"])],
+            foreign_keys: Vec::new(),
+            policies: Vec::new(),
+            triggers: Vec::new(),
+        }
+    }
 }

@@ -52,15 +52,17 @@ pub(crate) async fn harden(
     database: &str,
     superuser: bool,
 ) -> Result<Option<Partial>, MigrateError> {
-    let mut open = open_functions(conn).await?;
+    let reading = "reading the privileges of functions back";
+    let mut open = open_functions(conn).await.map_err(during(reading))?;
     if superuser && !open.is_empty() {
         sqlx::raw_sql(HARDEN).execute(&mut *conn).await.map_err(during("taking functions from PUBLIC"))?;
-        open = open_functions(conn).await?;
+        open = open_functions(conn).await.map_err(during(reading))?;
     }
     Ok((!open.is_empty()).then(|| report(&open, database)))
 }
 
-fn report(open: &[String], database: &str) -> Partial {
+/// What is still open, with the statement that takes it from PUBLIC.
+pub(crate) fn report(open: &[String], database: &str) -> Partial {
     let shown = open.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
     Partial {
         name: format!("functions open to every role in {database}"),
@@ -70,7 +72,7 @@ fn report(open: &[String], database: &str) -> Partial {
 }
 
 /// The names of the functions on the list that the application's login may call in this database.
-async fn open_functions(conn: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
+pub(crate) async fn open_functions(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT DISTINCT p.proname::text AS "name!"
         FROM pg_catalog.pg_proc AS p
@@ -84,7 +86,6 @@ async fn open_functions(conn: &mut PgConnection) -> Result<Vec<String>, MigrateE
     )
     .fetch_all(conn)
     .await
-    .map_err(during("reading the privileges of functions back"))
 }
 
 /// Makes the template that dedicated databases are copied from, hardened, if this user is a superuser.

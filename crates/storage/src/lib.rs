@@ -6,7 +6,8 @@
 //! - [`tx`] the transaction that is bound to one tenant, the only way to tenant data; [`pool`] the connections
 //!   under it; [`factory`] opens pools for the router and begins transactions, with [`patience`] for a tenant that
 //!   moves; [`fence`] lets a tenant in
-//! - [`catalogue`] which tenant tables there are, in which order they are copied, and what is wrong with them
+//! - [`catalogue`] which tenant tables there are and in which order they are copied; [`doctor`] what is wrong with
+//!   them and with everything else that isolation stands on
 //! - [`error`] what a database error means to a caller
 //! - [`embedded`] runs the installed Postgres as a cluster of our own
 //! - [`migrate`] roles, logins and schemas of a database; [`marker`] what a database says of itself;
@@ -65,6 +66,7 @@
 pub mod catalogue;
 pub mod databases;
 pub mod directory;
+pub mod doctor;
 pub mod embedded;
 pub mod error;
 pub mod factory;

@@ -18,7 +18,7 @@ use crate::migrate::report::Partial;
 pub(crate) const OWNER: &str = "stagesub_owner";
 
 /// Makes the roles that are missing, without a login.
-const BOOTSTRAP_ROLES: &str = include_str!("../migrations/bootstrap/roles.sql");
+pub(crate) const BOOTSTRAP_ROLES: &str = include_str!("../migrations/bootstrap/roles.sql");
 
 const PASSWORD_BYTES: usize = 32;
 
@@ -160,12 +160,7 @@ const ATTRIBUTES: [Attribute; 4] = [
 pub(crate) async fn set_attributes(conn: &mut PgConnection) -> Result<Vec<Partial>, MigrateError> {
     let doing = "setting attributes of the roles";
     let mut partial = Vec::new();
-    for Attribute { name, check, sql } in ATTRIBUTES {
-        let there: Option<bool> =
-            sqlx::query_scalar(check).fetch_one(&mut *conn).await.map_err(during(doing))?;
-        if there == Some(true) {
-            continue;
-        }
+    for (name, sql) in missing_attributes(conn).await.map_err(during(doing))? {
         match sqlx::raw_sql(sql).execute(&mut *conn).await {
             Ok(_) => {}
             Err(error) if is_refused(&error) => partial.push(Partial {
@@ -177,6 +172,20 @@ pub(crate) async fn set_attributes(conn: &mut PgConnection) -> Result<Vec<Partia
         }
     }
     Ok(partial)
+}
+
+/// Attributes and settings that the roles of this server lack: what each is for, and the statement that gives it.
+pub(crate) async fn missing_attributes(
+    conn: &mut PgConnection,
+) -> Result<Vec<(&'static str, &'static str)>, sqlx::Error> {
+    let mut missing = Vec::new();
+    for Attribute { name, check, sql } in ATTRIBUTES {
+        let there: Option<Option<bool>> = sqlx::query_scalar(check).fetch_optional(&mut *conn).await?;
+        if there.flatten() != Some(true) {
+            missing.push((name, sql));
+        }
+    }
+    Ok(missing)
 }
 
 /// Whether Postgres refused for lack of privilege (42501).

@@ -40,21 +40,18 @@ pub fn parents_first(tables: Vec<Table>) -> Result<Vec<Table>, CyclicTables> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rules::tests::{named, protected};
+    use super::super::tests::{bare, named, reference};
     use super::*;
-    use crate::catalogue::ForeignKey;
 
     fn table(name: &str, parents: &[&str]) -> Table {
         let foreign_keys = parents
             .iter()
-            .map(|parent| ForeignKey {
-                name: format!("{name}_{parent}_fkey"),
-                columns: vec!["tenant_id".to_owned(), format!("{parent}_no")],
-                references: named(parent),
-                referenced: vec!["tenant_id".to_owned(), "no".to_owned()],
+            .map(|parent| {
+                let columns = ["tenant_id", &format!("{parent}_no")];
+                reference(&format!("{name}_{parent}_fkey"), &columns, parent, &["tenant_id", "no"])
             })
             .collect();
-        Table { foreign_keys, ..protected(name) }
+        Table { foreign_keys, ..bare(name) }
     }
 
     fn names(tables: &[Table]) -> Vec<&str> {

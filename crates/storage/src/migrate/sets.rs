@@ -48,14 +48,14 @@ impl MigrationSet {
         }
     }
 
-    const fn table(self) -> &'static str {
+    pub(crate) const fn table(self) -> &'static str {
         match self {
             Self::Registry => "registry.migrations",
             Self::Tenant => "app.migrations",
         }
     }
 
-    fn source(self) -> &'static Migrator {
+    pub(crate) fn source(self) -> &'static Migrator {
         match self {
             Self::Registry => &REGISTRY,
             Self::Tenant => &TENANT,
