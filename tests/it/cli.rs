@@ -16,7 +16,7 @@ use tokio::time::{interval, timeout};
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Runs the program to its end.
-async fn run(arguments: &[&str], environment: &[(&str, &str)], stdin: &str) -> Output {
+pub(crate) async fn run(arguments: &[&str], environment: &[(&str, &str)], stdin: &str) -> Output {
     let mut command = program::command().await;
     command.args(arguments).envs(environment.iter().copied());
     let mut child = command
@@ -30,7 +30,7 @@ async fn run(arguments: &[&str], environment: &[(&str, &str)], stdin: &str) -> O
 }
 
 /// The last line on stderr of a run that failed with exit code 1: the sentence that says what and what to do.
-async fn failure(arguments: &[&str], environment: &[(&str, &str)]) -> String {
+pub(crate) async fn failure(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let output = run(arguments, environment, "").await;
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
@@ -41,14 +41,14 @@ async fn failure(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     told
 }
 
-async fn success(arguments: &[&str], environment: &[(&str, &str)], stdin: &str) -> Value {
+pub(crate) async fn success(arguments: &[&str], environment: &[(&str, &str)], stdin: &str) -> Value {
     let output = run(arguments, environment, stdin).await;
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("a line of JSON")
 }
 
 /// The variables of a server on a test's databases.
-fn environment<'a>(database_url: &'a str, keys: &'a str) -> Vec<(&'a str, &'a str)> {
+pub(crate) fn environment<'a>(database_url: &'a str, keys: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("DATABASE_URL", database_url),
         ("STAGESUB_KEYS", keys),

@@ -245,6 +245,10 @@ async fn what_was_acknowledged_outlives_every_kill_and_the_next_start_serves() {
     let listed: Value = serde_json::from_slice(&listed.stdout).expect("a list of orchestras");
     assert_eq!(listed.as_array().map(Vec::len), Some(3), "{listed}");
 
+    let examined = demo.beside(&["doctor", "--json"]).await;
+    let examined: Value = serde_json::from_slice(&examined.stdout).expect("a report");
+    assert_eq!((&examined["ok"], &examined["findings"]), (&json!(true), &json!([])), "a demo is sound");
+
     // The server alone. Its PostgreSQL goes on and is taken over.
     let mut acknowledged = write_through(&orchestras, "server", async || server.kill().await).await;
     let postgres = demo.postgres().expect("PostgreSQL outlived its server");

@@ -8,6 +8,7 @@ use crate::registry::Server;
 
 mod cases;
 mod embedding;
+mod guards;
 mod platform;
 
 /// The database of tenants on a [`Server`].

@@ -21,6 +21,7 @@ use crate::wiring::Platform;
 
 pub mod args;
 pub mod demo;
+pub mod doctor;
 pub mod keys;
 pub mod migrate;
 pub mod output;
@@ -31,7 +32,8 @@ pub mod tenant;
 pub mod user;
 
 use args::{
-    DemoArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs, ServeArgs, TenantCommand, UserCommand,
+    DemoArgs, DoctorArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs, ServeArgs, TenantCommand,
+    UserCommand,
 };
 
 /// Longest that closing connections may take once a command is done.
@@ -58,6 +60,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Bring the databases to this version's schema and make the platform's logins.
     Migrate(MigrateArgs),
+    /// Say what is wrong with the databases, and the SQL that mends it. Exit code 1: a hole.
+    Doctor(DoctorArgs),
     /// Attack the platform's isolation and report what became of it; or verify such a report.
     Prove(ProveArgs),
     /// Orchestras.
@@ -193,6 +197,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Demo(arguments) => demo::run(arguments, data_dir.as_deref(), &raw).await,
             Command::Serve(arguments) => serve::run(arguments, &raw).await,
             Command::Migrate(arguments) => migrate::run(arguments, &raw).await,
+            Command::Doctor(arguments) => doctor::run(arguments, &raw).await,
             Command::Tenant(command) => tenant::run(command, &raw).await,
             Command::User(command) => user::run(command, &raw).await,
             Command::Prove(arguments) => prove::run(arguments, &raw).await,
@@ -246,6 +251,8 @@ mod tests {
             "stagesub tenant create Orchestra --subdomain orch --subscription small --json",
             "stagesub tenant create Orchestra --subdomain orch --code ORC --subscription institution --dedicated \
              --admin-email a@b.example --admin-first-name A --admin-last-name B --generate",
+            "stagesub doctor --json",
+            "stagesub doctor --demo",
             "stagesub tenant list --json",
             "stagesub tenant show orch --json",
             "stagesub tenant suspend orch --json",

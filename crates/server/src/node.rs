@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use stagesub_storage::doctor::DoctorError;
 use stagesub_tenancy::clock::Clock;
 use tokio::net::TcpListener;
 
 use crate::bootstrap::{self, BootstrapError};
 use crate::clock::SystemClock;
 use crate::config::{DatabaseSettings, ServingSettings};
+use crate::doctor::{self, Unsound};
 use crate::jobs::Jobs;
 use crate::routes::build_router;
 use crate::serving::{self, ServeError, Stop};
@@ -25,7 +27,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Connects, finishes what an earlier crash left half made, makes sure that somebody can administer the
+    /// Connects, makes sure that no tenant can reach another's data, finishes what an earlier crash left half made, makes sure that somebody can administer the
     /// platform, and begins to follow the registry's changes.
     ///
     /// # Errors
@@ -46,6 +48,8 @@ impl Node {
         // Signing comes first: a secret that is too short is told before anything is changed.
         let state = platform.state(serving)?;
         platform.check().await?;
+        // Before anything is changed, and before anybody is served.
+        doctor::refuse_on_hole(&platform.examine().await?)?;
         platform.recover(clock.now()).await;
         bootstrap::ensure_superadmin(
             platform.people().as_ref(),
@@ -78,6 +82,12 @@ impl Node {
     }
 }
 
+impl From<Unsound> for NodeError {
+    fn from(unsound: Unsound) -> Self {
+        Self::Unsound(Box::new(unsound))
+    }
+}
+
 /// A server could not be made ready.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,6 +95,12 @@ pub enum NodeError {
     /// Its databases cannot be used, or a secret is unfit.
     #[error(transparent)]
     Wiring(#[from] WiringError),
+    /// Its databases cannot be examined.
+    #[error(transparent)]
+    Doctor(#[from] DoctorError),
+    /// Its tenants are not isolated.
+    #[error(transparent)]
+    Unsound(Box<Unsound>),
     /// Nobody could administer it.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),

@@ -18,6 +18,7 @@ use stagesub_domain::service::people::People;
 use stagesub_domain::service::provisioning::recover_provisioning;
 use stagesub_domain::service::tenants;
 use stagesub_storage::directory::PgTenantDirectory;
+use stagesub_storage::doctor::{DoctorError, Report};
 use stagesub_storage::factory::{LeanPoolFactory, TenantDb};
 use stagesub_storage::logins::DatabaseLogins;
 use stagesub_storage::migrate::MigrateError;
@@ -29,6 +30,8 @@ use stagesub_storage::registry::people::PgPersonRegistry;
 use stagesub_storage::registry::shared::check_shared;
 use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
 use stagesub_storage::registry::tenants::PgTenantRegistry;
+use stagesub_storage::seal::KeyRing;
+use stagesub_storage::target::ConnectionTarget;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
 use stagesub_tenancy::{
     CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, HostPolicy, PoolFactory,
@@ -38,6 +41,7 @@ use uuid::Uuid;
 
 use crate::clock::SystemClock;
 use crate::config::{DatabaseSettings, PoolSizes, ServingSettings};
+use crate::doctor;
 use crate::idempotency::Fingerprints;
 use crate::jobs::changes::Follow;
 use crate::jobs::{Jobs, changes, upkeep};
@@ -47,6 +51,8 @@ use crate::state::{AppState, Invalidate, InvalidatePerson, Parts};
 
 /// Everything that works on the platform's databases, connected.
 pub struct Platform {
+    database_url: ConnectionTarget,
+    keys: Arc<KeyRing>,
     registry: RegistryPools,
     directory: CachedDirectory,
     authority: Arc<CachedAuthority>,
@@ -98,6 +104,8 @@ impl Platform {
             authority,
             invalidate: Arc::new(move |tenant: TenantId| invalidated.invalidate(tenant)),
             invalidate_person: Arc::new(move |user: Uuid| revoked.invalidate(&[user])),
+            database_url: databases.database_url,
+            keys,
             registry,
             directory,
             router,
@@ -113,6 +121,14 @@ impl Platform {
     /// [`WiringError::Registry`], a sentence for whoever starts the server.
     pub async fn check(&self) -> Result<(), WiringError> {
         Ok(check_shared(&self.registry, self.logins.as_ref()).await?)
+    }
+
+    /// Looks for holes in every database, within the bounds of a start.
+    ///
+    /// # Errors
+    /// [`DoctorError`]: the registry cannot be examined.
+    pub async fn examine(&self) -> Result<Report, DoctorError> {
+        doctor::examine(&self.database_url, &self.keys, doctor::AT_START).await
     }
 
     /// Tenants in the registry.

@@ -54,6 +54,14 @@ pub struct MigrateArgs {
     pub json: bool,
 }
 
+/// `stagesub doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `stagesub prove`
 #[derive(Debug, Args)]
 pub struct ProveArgs {

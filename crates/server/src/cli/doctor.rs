@@ -1,0 +1,98 @@
+//! `stagesub doctor`: what is wrong with the databases, and the SQL that mends it.
+
+use std::fmt::Write;
+
+use stagesub_storage::doctor::{Bounds, Finding, Level, Report};
+
+use super::args::DoctorArgs;
+use super::{Failure, output};
+use crate::config::{DatabaseSettings, RawConfig};
+use crate::doctor;
+
+/// Runs the command. It needs no server and disturbs none that runs.
+pub async fn run(arguments: DoctorArgs, raw: &RawConfig) -> Result<(), Failure> {
+    let databases = DatabaseSettings::from_raw(raw)?;
+    let report = doctor::examine(&databases.database_url, &databases.keys, Bounds::default())
+        .await
+        .map_err(|error| Failure::of(&error))?;
+    if arguments.json {
+        output::json(&report)?;
+    } else {
+        output::line(&to_text(&report))?;
+    }
+    match report.count(Level::Hole) {
+        0 => Ok(()),
+        1 => Err(Failure::new("there is a hole; the server does not serve until it is mended")),
+        holes => Err(Failure::new(format!(
+            "there are {holes} holes; the server does not serve until they are mended"
+        ))),
+    }
+}
+
+/// A table for each database, and under it the SQL, in the order it is to be run in.
+fn to_text(report: &Report) -> String {
+    if report.findings().is_empty() {
+        return "Nothing was found: every fence stands, in every database.".to_owned();
+    }
+    let mut databases: Vec<&str> = Vec::new();
+    for finding in report.findings() {
+        if !databases.contains(&finding.database.as_str()) {
+            databases.push(&finding.database);
+        }
+    }
+    let mut text = String::new();
+    for database in databases {
+        let here = || report.findings().iter().filter(|finding| finding.database == database);
+        let rows = here().map(|finding| {
+            [finding.level.as_str(), finding.lint, finding.object.as_str(), finding.why.as_str()]
+                .map(str::to_owned)
+        });
+        let table = output::table(["LEVEL", "LINT", "WHAT", "WHY"], rows);
+        let mends = here().map(mend).collect::<Vec<_>>().join("\n");
+        // Writing to a String does not fail.
+        let _ = write!(text, "{database}\n{table}\n\nTo mend it, as an administrator there:\n\n{mends}\n\n");
+    }
+    let [holes, partials, notes] =
+        [Level::Hole, Level::Partial, Level::Note].map(|level| report.count(level));
+    let _ = write!(text, "{holes} holes, {partials} partial, {notes} notes");
+    text
+}
+
+fn mend(finding: &Finding) -> String {
+    format!("-- {}: {}\n{}", finding.lint, finding.object, finding.mend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(level: Level, database: &str, object: &str) -> Finding {
+        Finding {
+            level,
+            lint: "rls-not-forced",
+            database: database.to_owned(),
+            object: object.to_owned(),
+            why: "the owner passes by".to_owned(),
+            mend: format!("ALTER TABLE {object} FORCE ROW LEVEL SECURITY;"),
+        }
+    }
+
+    #[test]
+    fn each_database_has_its_table_and_its_sql() {
+        let report = Report::from_iter([
+            finding(Level::Hole, "db:5432/one", "tenant.musician"),
+            finding(Level::Partial, "db:5432/two", "tenant.project"),
+        ]);
+        let text = to_text(&report);
+        let [one, two] = ["db:5432/one", "db:5432/two"].map(|name| text.find(name).expect(name));
+        let sql = text.find("ALTER TABLE tenant.musician FORCE").expect("the SQL");
+        assert!(one < sql && sql < two, "{text}");
+        assert!(text.ends_with("1 holes, 1 partial, 0 notes"), "{text}");
+        assert!(text.contains("the owner passes by"), "{text}");
+    }
+
+    #[test]
+    fn nothing_found_is_said() {
+        assert!(to_text(&Report::default()).starts_with("Nothing was found"));
+    }
+}
