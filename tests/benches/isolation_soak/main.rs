@@ -126,7 +126,7 @@ async fn soak(arguments: &Arguments, stage: &Arc<Stage>, servers: &[Server; 2], 
                 );
                 report.note_connections(closing::most_connections(stage).await);
                 stage.renew_tokens().await;
-                if begun.elapsed() > Duration::from_secs(60 * arguments.minutes) {
+                if begun.elapsed() > Duration::from_mins(arguments.minutes) {
                     stop.store(true, Ordering::Relaxed);
                 }
             }

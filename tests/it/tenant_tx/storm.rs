@@ -26,7 +26,7 @@ const TASKS: u64 = 8;
 /// Instruments of each tenant.
 const ROWS: i64 = 20;
 /// Longest that a server may take to come back.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 const ALONE: u64 = 4_000;
 const KILLED: u64 = 4_000;
