@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use stagesub_domain::role::Role;
-use stagesub_tests::{Kept, Orchestra, TestPlatform};
+use stagesub_tests::{Answer, Kept, Orchestra, TestPlatform};
 use uuid::Uuid;
 
 const USERS: &str = "/api/v1/users";
@@ -113,6 +113,37 @@ async fn a_neighbours_member_is_as_unknown_as_nobody() {
     ours.admin.delete(&format!("{USERS}/{}", member.user)).await.expect(204);
     let there = member.sign_in_again().await.client;
     there.post("/api/v1/instruments", &json!({ "name": "Theremin" })).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_made_once_however_often_it_is_asked_for() {
+    let platform = TestPlatform::start().await;
+    let [ours, theirs] = platform.pair(Kept::Shared).await;
+    let keyed = ours.admin.with_header("idempotency-key", "k1");
+    let body = draft("asa@ours.example", "user");
+    let answers = futures::future::join_all((0..8).map(|_| keyed.post(USERS, &body))).await;
+    let made = answers[0].created();
+    let is_replayed = |answer: &Answer| answer.headers.contains_key("idempotent-replayed");
+    assert!(answers.iter().all(|answer| answer.created() == made));
+    assert_eq!(answers.iter().filter(|answer| is_replayed(answer)).count(), 7);
+    assert_eq!(roles(&ours).await.len(), 2);
+
+    keyed.post(USERS, &draft("asa@ours.example", "viewer")).await.problem(422, "idempotency-key-reused");
+    // As they are now.
+    let path = format!("{USERS}/{}", made["id"].as_str().unwrap());
+    ours.admin.patch(&path, &json!({ "role": "viewer" })).await.expect(200);
+    assert_eq!(keyed.post(USERS, &body).await.created()["role"], "viewer");
+    ours.admin.delete(&path).await.expect(204);
+    keyed.post(USERS, &body).await.problem(404, "not-found");
+
+    // The same key of the same person at another orchestra is another request.
+    theirs.admin.post(USERS, &draft(&ours.admin_email(), "admin")).await.expect(201);
+    let login = json!({ "email": ours.admin_email(), "password": ours.admin_password() });
+    let token = theirs.admin.post("/api/v1/auth/login", &login).await.ok()["accessToken"].clone();
+    let same = theirs.admin.with_token(token.as_str().unwrap()).with_header("idempotency-key", "k1");
+    let other = same.post(USERS, &body).await;
+    assert!(!is_replayed(&other));
+    assert_eq!(other.created()["id"], made["id"], "the person is there already, the membership is new");
 }
 
 #[tokio::test(flavor = "multi_thread")]

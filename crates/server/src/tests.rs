@@ -481,6 +481,10 @@ fn sound_body(operation: &str) -> Option<Value> {
             "name": "Nya orkestern", "subdomain": "nya", "subscription": "small",
             "admin": {"email": "a@example.com", "firstName": "A", "lastName": "B"},
         })),
+        "create_member" => {
+            Some(json!({"email": "a@example.com", "firstName": "A", "lastName": "B", "role": "user"}))
+        }
+        "change_member" => Some(json!({"role": "viewer"})),
         operation if operation.starts_with("update_") || operation.starts_with("change_") => Some(json!({})),
         _ => None,
     }

@@ -246,6 +246,20 @@ pub struct Member {
     pub role: Role,
 }
 
+/// What a request for a new member came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joined {
+    /// The person became one.
+    Now(Person),
+    /// The key named a request before.
+    Before {
+        /// What was asked then.
+        fingerprint: Fingerprint,
+        /// Who became a member.
+        user: Uuid,
+    },
+}
+
 /// Which people are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PersonFilter {
@@ -281,6 +295,16 @@ pub trait PersonRegistry: Send + Sync {
         role: Role,
         audit: &AuditEntry,
     ) -> Result<Person, StoreError>;
+    /// As [`PersonRegistry::add_member`], for a request with a key, which stands beside the membership that it
+    /// made: asked again, nothing is done.
+    async fn add_member_once(
+        &self,
+        tenant: TenantId,
+        member: &NewMember,
+        role: Role,
+        asked: &Asked,
+        audit: &AuditEntry,
+    ) -> Result<Joined, StoreError>;
     /// Creates an administrator of the platform.
     async fn add_superadmin(&self, member: &NewMember, audit: &AuditEntry) -> Result<Person, StoreError>;
     /// Stores a new password and ends every access token given before; tells whether the person exists.

@@ -12,8 +12,9 @@ use uuid::Uuid;
 use crate::actor::Actor;
 use crate::audit::{AuditAction, AuditEntry};
 use crate::error::{Administered, Constraint, StoreError, UseCaseError, ValidationErrors};
+use crate::idempotency::Asked;
 use crate::page::Paged;
-use crate::ports::registry::{Member, Outcome, Person, PersonFilter, PersonRegistry};
+use crate::ports::registry::{Joined, Member, Outcome, Person, PersonFilter, PersonRegistry};
 use crate::role::Role;
 use crate::service::tenants::PersonDraft;
 
@@ -106,29 +107,61 @@ pub async fn get_member(
     registry.find_member(tenant, user).await?.ok_or(UseCaseError::UnknownPerson)
 }
 
+/// A member who was made, now or by the same request before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joining {
+    /// The member, as they are now.
+    pub member: Member,
+    /// Whether it was done before.
+    pub is_again: bool,
+}
+
 /// Makes somebody a member: a new person, or the one who has this address already. They keep their name and
-/// their password then, which are theirs and not the orchestra's.
+/// their password then, which are theirs and not the orchestra's. Asked again with the same key, it does nothing
+/// and tells of the member who was made.
+///
+/// # Errors
+/// [`UseCaseError::Taken`] for whoever is a member, [`UseCaseError::KeyReused`] when the key names another
+/// request, [`UseCaseError::UnknownPerson`] when whom it made is no member any more.
 pub async fn add_member(
     people: &People<'_>,
     actor: &Actor,
     tenant: TenantId,
     draft: PersonDraft,
     role: Role,
+    asked: Option<Asked>,
     now: DateTime<Utc>,
-) -> Result<Member, UseCaseError> {
+) -> Result<Joining, UseCaseError> {
     check_role(role)?;
     let member = draft.into_member()?;
     let changes = json!({ "after": { "role": role.as_str() } });
     let entry = entry(actor, now, AuditAction::Create, MEMBERSHIP, member.id, Some(changes));
-    let person = match people.registry.add_member(tenant, &member, role, &entry).await {
-        Ok(person) => person,
-        Err(StoreError::Conflict { constraint: Constraint::Membership }) => {
-            return Err(UseCaseError::Taken { field: "email" });
-        }
-        Err(error) => return Err(error.into()),
+    let joined = match &asked {
+        Some(asked) => people.registry.add_member_once(tenant, &member, role, asked, &entry).await,
+        None => people.registry.add_member(tenant, &member, role, &entry).await.map(Joined::Now),
     };
-    (people.invalidate)(person.id);
-    Ok(Member { person, role })
+    match joined.map_err(taken)? {
+        Joined::Now(person) => {
+            (people.invalidate)(person.id);
+            Ok(Joining { member: Member { person, role }, is_again: false })
+        }
+        Joined::Before { fingerprint, .. }
+            if asked.as_ref().is_none_or(|asked| asked.fingerprint != fingerprint) =>
+        {
+            Err(UseCaseError::KeyReused)
+        }
+        Joined::Before { user, .. } => {
+            let member = get_member(people.registry, tenant, user).await?;
+            Ok(Joining { member, is_again: true })
+        }
+    }
+}
+
+fn taken(error: StoreError) -> UseCaseError {
+    match error {
+        StoreError::Conflict { constraint: Constraint::Membership } => UseCaseError::Taken { field: "email" },
+        other => other.into(),
+    }
 }
 
 /// Gives a member another role; the one they have is no change.
@@ -226,6 +259,7 @@ mod tests {
     use mockall::predicate::{always, eq};
 
     use super::*;
+    use crate::idempotency::Fingerprint;
     use crate::ports::registry::MockPersonRegistry;
     use crate::service::fixture::moment;
     use crate::service::fixture_platform::tenant_id;
@@ -350,6 +384,43 @@ mod tests {
         registry.expect_set_role().times(5).returning(|_, _, _, _, _| Ok(Outcome::Otherwise));
         let given_up = demote(&registry).await.0;
         assert!(matches!(given_up, Err(UseCaseError::Store(StoreError::Contended(_)))));
+    }
+
+    #[tokio::test]
+    async fn key_that_was_used_gives_the_member_again_or_is_refused() {
+        let asked = |what| Asked {
+            user: Uuid::from_u128(7),
+            key: "k".parse().unwrap(),
+            fingerprint: Fingerprint::new([what; Fingerprint::LEN]),
+        };
+        let draft = PersonDraft {
+            id: BERIT,
+            email: "berit@got.example".to_owned(),
+            first_name: "Berit".to_owned(),
+            last_name: "Ek".to_owned(),
+            password_hash: None,
+        };
+        let (actor, now) = (Actor::system(), moment(1));
+        for what in [1, 2] {
+            // As she is now: since then her role was changed.
+            let mut registry = if what == 1 { standing(&[Some(Role::Viewer)]) } else { standing(&[]) };
+            let fingerprint = asked(1).fingerprint;
+            registry
+                .expect_add_member_once()
+                .once()
+                .returning(move |_, _, _, _, _| Ok(Joined::Before { fingerprint, user: BERIT }));
+            let (draft, asked) = (draft.clone(), Some(asked(what)));
+            let (made, forgotten) = with(&registry, async |people| {
+                add_member(people, &actor, tenant_id(1), draft, Role::User, asked, now).await
+            })
+            .await;
+            assert!(forgotten.is_empty(), "nothing was done");
+            if what == 1 {
+                assert_eq!(made.unwrap(), Joining { member: member(Role::Viewer), is_again: true });
+            } else {
+                assert!(matches!(made, Err(UseCaseError::KeyReused)));
+            }
+        }
     }
 
     #[tokio::test]

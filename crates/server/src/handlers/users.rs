@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::Response;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use stagesub_auth::Permission;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::extract::{Body, Params, PersonPath, TenantCaller};
 use crate::handlers::list::{self, ListBody};
+use crate::idempotency::{Creating, IdempotencyHeaders, mark_replayed};
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
 
@@ -118,19 +119,21 @@ pub async fn list(
     }))
 }
 
-/// Makes somebody a member of the orchestra.
+/// Makes somebody a member of the orchestra. Asked again with the same key, it answers the member as they are now.
 #[utoipa::path(post, path = "/api/v1/users", operation_id = "create_member", tag = "users",
-    security(("bearer" = [])), request_body = CreateMember, responses(
+    security(("bearer" = [])), params(IdempotencyHeaders), request_body = CreateMember, responses(
     (status = CREATED, body = MemberBody),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = FORBIDDEN, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
+    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn create(
     State(state): State<AppState>,
     caller: TenantCaller,
-    Body(request): Body<CreateMember>,
-) -> Result<impl IntoResponse, Problem> {
+    Creating { asking, body: request }: Creating<CreateMember>,
+) -> Result<Response, Problem> {
     caller.may(Permission::ManageOrchestra)?;
     let role = role(&request.role)?;
     let password_hash = match request.password {
@@ -148,11 +151,11 @@ pub async fn create(
         last_name: request.last_name,
         password_hash,
     };
-    let tenant = caller.scope.tenant_id();
-    let member =
-        service::add_member(&state.people(), &caller.actor, tenant, draft, role, state.now()).await?;
-    let body = MemberBody::from(member);
-    Ok(list::created(&format!("/api/v1/users/{}", body.id), body))
+    let (tenant, asked, now) = (caller.scope.tenant_id(), asking.by(&caller.actor)?, state.now());
+    let made = service::add_member(&state.people(), &caller.actor, tenant, draft, role, asked, now).await?;
+    let body = MemberBody::from(made.member);
+    let answer = list::created(&format!("/api/v1/users/{}", body.id), body);
+    Ok(if made.is_again { mark_replayed(answer) } else { answer })
 }
 
 /// Shows a member.

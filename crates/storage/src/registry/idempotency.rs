@@ -1,4 +1,4 @@
-//! Which tenant a request for a new one made, by the key that it was named with.
+//! Which tenant, or which member of one, a request made, by the key that it was named with.
 //!
 //! Both functions run under the registry version's lock, which every change takes first: so no two requests are
 //! between looking and writing at once.
@@ -8,23 +8,35 @@ use sqlx::PgConnection;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::idempotency::{Asked, Fingerprint, KEPT_FOR};
 use stagesub_tenancy::TenantId;
+use uuid::Uuid;
 
 use crate::repo::store_error;
 
 /// Keys that are too old and go with one look, at most.
 const REMOVED_AT_ONCE: i64 = 20;
 
-/// What was asked with this key before, and the tenant that was made.
+/// What a request made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Made {
+    /// The tenant, or the one that got a member.
+    pub(super) tenant: TenantId,
+    /// The member, if that is what was made.
+    pub(super) member: Option<Uuid>,
+}
+
+/// What was asked with this key before at this host (`None`: the platform's own), and what was made.
 pub(super) async fn find(
     conn: &mut PgConnection,
     asked: &Asked,
+    at: Option<TenantId>,
     now: DateTime<Utc>,
-) -> Result<Option<(Fingerprint, TenantId)>, StoreError> {
+) -> Result<Option<(Fingerprint, Made)>, StoreError> {
     let row = sqlx::query!(
-        "SELECT fingerprint, tenant_id
+        "SELECT fingerprint, tenant_id, member_id
         FROM registry.idempotency_keys
-        WHERE user_id = $1 AND key = $2 AND created_at > $3",
+        WHERE user_id = $1 AND at_tenant = $2 AND key = $3 AND created_at > $4",
         asked.user,
+        host(at),
         asked.key.as_str(),
         now - KEPT_FOR
     )
@@ -35,14 +47,16 @@ pub(super) async fn find(
     let fingerprint = <[u8; Fingerprint::LEN]>::try_from(row.fingerprint).map_err(|_| {
         StoreError::Corrupt { table: "registry.idempotency_keys", id: asked.user.to_string() }
     })?;
-    Ok(Some((Fingerprint::new(fingerprint), TenantId::from_uuid(row.tenant_id))))
+    let made = Made { tenant: TenantId::from_uuid(row.tenant_id), member: row.member_id };
+    Ok(Some((Fingerprint::new(fingerprint), made)))
 }
 
-/// Records the key with the tenant it made; an old record of the same key, and some others, go.
+/// Records the key with what it made; an old record of the same key, and some others, go.
 pub(super) async fn record(
     conn: &mut PgConnection,
     asked: &Asked,
-    tenant: TenantId,
+    at: Option<TenantId>,
+    made: Made,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
@@ -61,16 +75,24 @@ pub(super) async fn record(
     .await
     .map_err(store_error)?;
     sqlx::query!(
-        "INSERT INTO registry.idempotency_keys (user_id, key, fingerprint, tenant_id, created_at, updated_at)
-        VALUES ($1, $2, $3, $4, $5, $5)",
+        "INSERT INTO registry.idempotency_keys
+            (user_id, at_tenant, key, fingerprint, tenant_id, member_id, created_at, updated_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
         asked.user,
+        host(at),
         asked.key.as_str(),
         &asked.fingerprint.as_bytes()[..],
-        tenant.as_uuid(),
+        made.tenant.as_uuid(),
+        made.member,
         now
     )
     .execute(conn)
     .await
     .map_err(store_error)?;
     Ok(())
+}
+
+/// A host, as it is stored.
+fn host(at: Option<TenantId>) -> Uuid {
+    at.map_or(Uuid::nil(), TenantId::as_uuid)
 }

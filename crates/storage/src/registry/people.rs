@@ -5,14 +5,17 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use stagesub_domain::audit::AuditEntry;
 use stagesub_domain::error::StoreError;
+use stagesub_domain::idempotency::Asked;
 use stagesub_domain::page::Paged;
-use stagesub_domain::ports::registry::{Member, NewMember, Outcome, Person, PersonFilter, PersonRegistry};
+use stagesub_domain::ports::registry::{
+    Joined, Member, NewMember, Outcome, Person, PersonFilter, PersonRegistry,
+};
 use stagesub_domain::role::Role;
 use stagesub_tenancy::TenantId;
 use uuid::Uuid;
 
 use super::version::next_version;
-use super::{RegistryPools, audit, commit};
+use super::{RegistryPools, audit, commit, idempotency};
 use crate::repo::store_error;
 
 /// [`PersonRegistry`] on Postgres. It writes password hashes and cannot read them.
@@ -68,6 +71,32 @@ impl PersonRegistry for PgPersonRegistry {
         audit::record(&mut tx, Some(tenant), &entry).await?;
         commit(tx).await?;
         Ok(person)
+    }
+
+    async fn add_member_once(
+        &self,
+        tenant: TenantId,
+        member: &NewMember,
+        role: Role,
+        asked: &Asked,
+        entry: &AuditEntry,
+    ) -> Result<Joined, StoreError> {
+        let mut tx = self.registry.begin_control().await.map_err(store_error)?;
+        // From here on nobody else changes the registry: who asks twice at once asks one after the other.
+        let version = next_version(&mut tx).await?;
+        if let Some((fingerprint, made)) = idempotency::find(&mut tx, asked, Some(tenant), entry.at).await? {
+            tx.rollback().await.map_err(store_error)?;
+            let corrupt =
+                || StoreError::Corrupt { table: "registry.idempotency_keys", id: asked.user.to_string() };
+            return Ok(Joined::Before { fingerprint, user: made.member.ok_or_else(corrupt)? });
+        }
+        let person = add_member(&mut tx, version, tenant, member, role, entry.at).await?;
+        let made = idempotency::Made { tenant, member: Some(person.id) };
+        idempotency::record(&mut tx, asked, Some(tenant), made, entry.at).await?;
+        let entry = AuditEntry { record_id: Some(person.id.to_string()), ..entry.clone() };
+        audit::record(&mut tx, Some(tenant), &entry).await?;
+        commit(tx).await?;
+        Ok(Joined::Now(person))
     }
 
     async fn add_superadmin(&self, member: &NewMember, entry: &AuditEntry) -> Result<Person, StoreError> {

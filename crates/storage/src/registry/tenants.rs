@@ -134,10 +134,10 @@ impl TenantRegistry for PgTenantRegistry {
         let id = tenant.id.as_uuid();
         let corrupt = |id: Uuid| StoreError::Corrupt { table: "registry.tenants", id: id.to_string() };
         if let Some(asked) = &tenant.asked
-            && let Some((fingerprint, before)) = idempotency::find(&mut tx, asked, tenant.now).await?
+            && let Some((fingerprint, made)) = idempotency::find(&mut tx, asked, None, tenant.now).await?
         {
-            let found = find_wanted(&mut *tx, before).await?;
-            let (account, dedicated) = found.ok_or_else(|| corrupt(before.as_uuid()))?;
+            let found = find_wanted(&mut *tx, made.tenant).await?;
+            let (account, dedicated) = found.ok_or_else(|| corrupt(made.tenant.as_uuid()))?;
             tx.rollback().await.map_err(store_error)?;
             return Ok(Reservation::Before { fingerprint, account, dedicated });
         }
@@ -175,7 +175,8 @@ impl TenantRegistry for PgTenantRegistry {
             add_member(&mut tx, version, tenant.id, admin, Role::Admin, tenant.now).await?;
         }
         if let Some(asked) = &tenant.asked {
-            idempotency::record(&mut tx, asked, tenant.id, tenant.now).await?;
+            let made = idempotency::Made { tenant: tenant.id, member: None };
+            idempotency::record(&mut tx, asked, None, made, tenant.now).await?;
         }
         audit::record(&mut tx, Some(tenant.id), entry).await?;
         let account = find(&mut *tx, tenant.id).await?.ok_or_else(|| corrupt(id))?;
