@@ -90,6 +90,10 @@ pub struct Column {
 
 /// An index.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of the catalogue, and none excludes another"
+)]
 pub struct Index {
     /// Its name.
     pub name: String,

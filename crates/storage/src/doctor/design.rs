@@ -295,9 +295,8 @@ fn is_embedders(entry: &Entry, expected: &Expectations) -> bool {
     match (entry.grantee.as_str(), entry.kind) {
         (APP | MOVER, Kind::Schema) => privilege == "USAGE",
         (MOVER, Kind::Table) => EVERYTHING.contains(&privilege),
-        (APP, Kind::Table) if is_reference => privilege == "SELECT",
+        (APP, Kind::Table | Kind::Column) if is_reference => privilege == "SELECT",
         (APP, Kind::Table) => matches!(privilege, "SELECT" | "INSERT" | "DELETE" | "USAGE"),
-        (APP, Kind::Column) if is_reference => privilege == "SELECT",
         (APP, Kind::Column) => {
             matches!(privilege, "SELECT" | "INSERT") || privilege == "UPDATE" && entry.column != "tenant_id"
         }

@@ -85,12 +85,11 @@ impl Examination<'_> {
         }
         let sets: &[MigrationSet] = match look.sets {
             Sets::Just(MigrationSet::Registry) => &[MigrationSet::Registry],
-            Sets::Just(MigrationSet::Tenant) => &[MigrationSet::Tenant],
             Sets::WhatIsThere if holds.registry && holds.tenants => {
                 &[MigrationSet::Registry, MigrationSet::Tenant]
             }
             Sets::WhatIsThere if holds.registry => &[MigrationSet::Registry],
-            Sets::WhatIsThere => &[MigrationSet::Tenant],
+            Sets::Just(MigrationSet::Tenant) | Sets::WhatIsThere => &[MigrationSet::Tenant],
         };
         for set in sets {
             self.rows(*set, look.identity, &tables).await?;

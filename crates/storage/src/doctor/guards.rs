@@ -29,6 +29,10 @@ struct Made {
 
 /// What decides what a routine does, beside its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of the catalogue, and none excludes another"
+)]
 struct Nature {
     is_procedure: bool,
     language: String,
@@ -106,7 +110,8 @@ impl Made {
             if let On::Routine(name) = right.on
                 && name == self.name
             {
-                mend.push_str(&format!("\nGRANT EXECUTE ON ROUTINE {signature} TO {};", right.role));
+                mend.push_str("\nGRANT EXECUTE ON ROUTINE ");
+                mend.extend([signature.as_str(), " TO ", right.role, ";"]);
             }
         }
         mend
@@ -233,16 +238,14 @@ fn parse(statement: &str) -> Option<Made> {
     let (arguments, after) = after.split_once(')')?;
     let types: Vec<&str> =
         arguments.split(',').filter_map(|argument| argument.split_whitespace().last()).collect();
-    let (header, body) = match after.find('$').and_then(|at| Some((at, dollar_tag(&after[at..])?))) {
-        Some((at, tag)) => {
-            let body = after[at + tag.len()..].strip_suffix(tag)?;
-            (&after[..at], body.to_owned())
-        }
-        None => {
-            let at = after.find("RETURN ")?;
-            let known = EXPRESSIONS.iter().find(|(known, _)| *known == name);
-            (&after[..at], known.map_or_else(|| after[at..].to_owned(), |(_, text)| (*text).to_owned()))
-        }
+    let quoted = after.find('$').and_then(|at| Some((at, dollar_tag(&after[at..])?)));
+    let (header, body) = if let Some((at, tag)) = quoted {
+        let body = after[at + tag.len()..].strip_suffix(tag)?;
+        (&after[..at], body.to_owned())
+    } else {
+        let at = after.find("RETURN ")?;
+        let known = EXPRESSIONS.iter().find(|(known, _)| *known == name);
+        (&after[..at], known.map_or(&after[at..], |(_, text)| text).to_owned())
     };
     let header: String =
         header.lines().map(|line| line.split("--").next().unwrap_or("")).collect::<Vec<_>>().join(" ");

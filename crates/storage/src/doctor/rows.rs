@@ -34,14 +34,14 @@ pub(super) async fn marker(
         Err(MarkerError::Database(error)) => return Err(error),
         Err(corrupt) => (None, Some(corrupt.to_string())),
     };
-    Ok((found, judge_marker(database, set, found, says, identity)))
+    Ok((found, judge_marker(database, set, found, says.as_deref(), identity)))
 }
 
 fn judge_marker(
     database: &str,
     set: MigrationSet,
     found: Option<Marker>,
-    says: Option<String>,
+    says: Option<&str>,
     identity: Option<Identity>,
 ) -> Vec<Finding> {
     let is_right = |marker: Marker| {
@@ -55,11 +55,11 @@ fn judge_marker(
         MigrationSet::Tenant => "app.marker",
     };
     let lint = if says.is_some() { "marker-wrong" } else { "marker-missing" };
-    let why = match (&says, identity) {
+    let why = match (says, identity) {
         (Some(says), Some(meant)) => {
             format!("it says {says}, and the registry says {} ({})", meant.kind, meant.database)
         }
-        (Some(says), None) => says.clone(),
+        (Some(says), None) => says.to_owned(),
         (None, _) => {
             "nothing says which database this is, so a wrong connection string is not noticed".to_owned()
         }
@@ -138,7 +138,7 @@ fn judge_versions(
                 add("schema-differs", object, "it was begun and did not succeed", mend);
             }
             Some(ours) if ours != checksum => {
-                let hex: String = ours.iter().map(|byte| format!("{byte:02x}")).collect();
+                let hex = hex(ours);
                 let mend = format!(
                     "-- After making sure that the schema is as this program's migrations make it:\n\
                      UPDATE {table} SET checksum = '\\x{hex}' WHERE version = {version};"
@@ -154,6 +154,10 @@ fn judge_versions(
         }
     }
     found
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Rows of other tenants in a database that is one tenant's own. Two probes of an index a table; only a login that
@@ -227,7 +231,7 @@ mod tests {
     fn judged(found: Option<Identity>, meant: Option<Identity>) -> Vec<&'static str> {
         let found = found.map(|found| Marker { kind: found.kind, database: found.database, demo: false });
         let says = found.map(|found| found.to_string());
-        let found = judge_marker("db", MigrationSet::Tenant, found, says, meant);
+        let found = judge_marker("db", MigrationSet::Tenant, found, says.as_deref(), meant);
         found.into_iter().map(|finding| finding.lint).collect()
     }
 
