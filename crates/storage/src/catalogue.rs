@@ -377,17 +377,12 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) fn reference(
-        name: &str,
-        columns: &[&str],
-        references: &str,
-        referenced: &[&str],
-    ) -> ForeignKey {
+    pub(crate) fn reference(name: &str, columns: &[&str], parent: &str, keys: &[&str]) -> ForeignKey {
         ForeignKey {
             name: name.to_owned(),
             columns: columns.iter().map(ToString::to_string).collect(),
-            references: named(references),
-            referenced: referenced.iter().map(ToString::to_string).collect(),
+            references: named(parent),
+            referenced: keys.iter().map(ToString::to_string).collect(),
             on_delete: "NO ACTION".to_owned(),
             on_update: "NO ACTION".to_owned(),
             set_columns: Vec::new(),

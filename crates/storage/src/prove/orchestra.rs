@@ -89,7 +89,7 @@ pub async fn seed(unit: &mut dyn UnitOfWork) -> Result<(), StoreError> {
     unit.audit().record(&entry).await?;
     let asked = Asked {
         user: Uuid::from_u128(1),
-        key: "en-nyckel".parse().expect("it is printable and short"),
+        key: "en-nyckel".parse().map_err(|source| StoreError::Failed(Box::new(source)))?,
         fingerprint: Fingerprint::new([1; 32]),
     };
     let answer = KeptAnswer {
