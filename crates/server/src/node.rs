@@ -27,8 +27,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Connects, makes sure that no tenant can reach another's data, finishes what an earlier crash left half made, makes sure that somebody can administer the
-    /// platform, and begins to follow the registry's changes.
+    /// Connects, makes sure that no tenant can reach another's data, finishes what an earlier crash left half
+    /// made, makes sure that somebody can administer the platform, and begins to follow the registry's changes.
     ///
     /// # Errors
     /// [`NodeError`], a sentence for whoever starts the server. Nothing goes on in the background then.
@@ -49,7 +49,9 @@ impl Node {
         let state = platform.state(serving)?;
         platform.check().await?;
         // Before anything is changed, and before anybody is served.
-        doctor::refuse_on_hole(&platform.examine().await?)?;
+        let mut report = platform.examine().await?;
+        doctor::probe_guards(&mut report, platform, serving, build_router(state.clone())).await;
+        doctor::refuse_on_hole(&report)?;
         platform.recover(clock.now()).await;
         bootstrap::ensure_superadmin(
             platform.people().as_ref(),
@@ -82,12 +84,6 @@ impl Node {
     }
 }
 
-impl From<Unsound> for NodeError {
-    fn from(unsound: Unsound) -> Self {
-        Self::Unsound(Box::new(unsound))
-    }
-}
-
 /// A server could not be made ready.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -100,7 +96,7 @@ pub enum NodeError {
     Doctor(#[from] DoctorError),
     /// Its tenants are not isolated.
     #[error(transparent)]
-    Unsound(Box<Unsound>),
+    Unsound(#[from] Unsound),
     /// Nobody could administer it.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),

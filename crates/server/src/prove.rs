@@ -115,7 +115,8 @@ pub async fn run(
         () = stop.cancelled() => return Err(ProveError::Stopped),
     };
     let proved = tokio::select! {
-        proved = attack(platform, app_domain, attacked, extent) => proved,
+        // On the heap: it holds every attack's state, and whoever calls holds this.
+        proved = Box::pin(attack(platform, app_domain, attacked, extent)) => proved,
         () = stop.cancelled() => Err(ProveError::Stopped),
     };
     let rested = rest(platform).await;

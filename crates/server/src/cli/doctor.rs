@@ -5,16 +5,24 @@ use std::fmt::Write;
 use stagesub_storage::doctor::{Bounds, Finding, Level, Report};
 
 use super::args::DoctorArgs;
-use super::{Failure, output};
-use crate::config::{DatabaseSettings, RawConfig};
+use super::{CLOSING, Failure, output};
+use crate::config::{DatabaseSettings, RawConfig, Settings};
 use crate::doctor;
+use crate::problem::error_chain;
+use crate::routes::build_router;
+use crate::wiring::Platform;
 
 /// Runs the command. It needs no server and disturbs none that runs.
 pub async fn run(arguments: DoctorArgs, raw: &RawConfig) -> Result<(), Failure> {
     let databases = DatabaseSettings::from_raw(raw)?;
-    let report = doctor::examine(&databases.database_url, &databases.keys, Bounds::default())
+    let mut report = doctor::examine(&databases.database_url, &databases.keys, Bounds::default())
         .await
         .map_err(|error| Failure::of(&error))?;
+    match Settings::for_serve(raw) {
+        Ok(settings) => try_guards(&mut report, settings).await,
+        // Whoever looks after the databases alone has no secret that tokens are signed with.
+        Err(error) => report.add(doctor::not_probed(Level::Note, &error_chain(&error))),
+    }
     if arguments.json {
         output::json(&report)?;
     } else {
@@ -27,6 +35,20 @@ pub async fn run(arguments: DoctorArgs, raw: &RawConfig) -> Result<(), Failure> 
             "there are {holes} holes; the server does not serve until they are mended"
         ))),
     }
+}
+
+/// Wires the server that these settings make and tries its guards, without serving.
+async fn try_guards(report: &mut Report, settings: Settings) {
+    let Settings { databases, serving } = settings;
+    let platform = match Platform::open(databases, serving.hosts.clone()).await {
+        Ok(platform) => platform,
+        Err(error) => return report.add(doctor::not_probed(Level::Partial, &error_chain(&error))),
+    };
+    match platform.state(&serving) {
+        Ok(state) => doctor::probe_guards(report, &platform, &serving, build_router(state)).await,
+        Err(error) => report.add(doctor::not_probed(Level::Partial, &error_chain(&error))),
+    }
+    platform.close(CLOSING).await;
 }
 
 /// A table for each database, and under it the SQL, in the order it is to be run in.

@@ -32,18 +32,15 @@ async fn make(arguments: ProveArgs, raw: &RawConfig) -> Result<(), Failure> {
     }
     let remote = arguments.url.as_deref().map(Remote::new).transpose();
     let remote = remote.map_err(|error| Failure::wrong_use(error.to_string()))?;
-    let (databases, serving, hosts) = match &remote {
+    let (databases, serving, hosts) = if remote.is_some() {
         // The service has its own signing secret, and signs the attackers in.
-        Some(_) => {
-            let databases = DatabaseSettings::from_raw(raw)?;
-            let domain = raw.app_domain.as_deref().ok_or(ConfigError::Missing(vec!["APP_DOMAIN"]))?;
-            (databases, None, HostPolicy::new(domain).map_err(|error| Failure::of(&error))?)
-        }
-        None => {
-            let Settings { databases, serving } = Settings::for_serve(raw)?;
-            let hosts = serving.hosts.clone();
-            (databases, Some(serving), hosts)
-        }
+        let databases = DatabaseSettings::from_raw(raw)?;
+        let domain = raw.app_domain.as_deref().ok_or(ConfigError::Missing(vec!["APP_DOMAIN"]))?;
+        (databases, None, HostPolicy::new(domain).map_err(|error| Failure::of(&error))?)
+    } else {
+        let Settings { databases, serving } = Settings::for_serve(raw)?;
+        let hosts = serving.hosts.clone();
+        (databases, Some(serving), hosts)
     };
     let signer = ReportSigner::new(&databases.keys);
     let app_domain = hosts.app_domain().to_owned();

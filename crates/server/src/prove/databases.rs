@@ -63,7 +63,12 @@ pub(super) async fn run(
                 continue;
             }
         }
-        let attacks = DatabaseProof::new(app.clone(), attacker, victim).owner(migrator.clone()).run().await;
+        let attack = DatabaseProof::new(app.clone(), attacker, victim).owner(migrator.clone());
+        let attack = match database.kind {
+            DatabaseKind::Dedicated(_) => attack.while_in_use(),
+            DatabaseKind::Shared | DatabaseKind::Registry => attack,
+        };
+        let attacks = attack.run().await;
         let attacks = match (database.kind, attacks) {
             // Nobody seeds a customer's own database; a table that is empty there has nothing to reach.
             (DatabaseKind::Dedicated(_), Ok(attacks)) => {

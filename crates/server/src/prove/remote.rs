@@ -28,9 +28,9 @@ impl Remote {
     /// [`InvalidUrl`].
     pub fn new(url: &str) -> Result<Self, InvalidUrl> {
         let base: Url = url.parse().map_err(|_| InvalidUrl)?;
-        let bare = base.path() == "/" && base.query().is_none() && base.fragment().is_none();
+        let only_host = base.path() == "/" && base.query().is_none() && base.fragment().is_none();
         let anonymous = base.username().is_empty() && base.password().is_none();
-        if !matches!(base.scheme(), "http" | "https") || !base.has_host() || !bare || !anonymous {
+        if !matches!(base.scheme(), "http" | "https") || !base.has_host() || !only_host || !anonymous {
             return Err(InvalidUrl);
         }
         // Whoever installed a provider first decides, and any of them will do.

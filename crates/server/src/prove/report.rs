@@ -212,7 +212,7 @@ fn describe(attack: &Attack) -> String {
 mod tests {
     use super::*;
 
-    fn report(outcome: Outcome) -> Report {
+    fn report(outcome: &Outcome) -> Report {
         let database = |kind: &str| AttackedDatabase {
             id: "d".to_owned(),
             kind: kind.to_owned(),
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn json_reads_back_and_has_one_attack_a_line() {
-        let report = report(Outcome::Refused);
+        let report = report(&Outcome::Refused);
         let text = report.to_json();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
         assert_eq!(text.lines().filter(|line| line.contains("\"outcome\":\"refused\"")).count(), 2, "{text}");
@@ -255,9 +255,9 @@ mod tests {
 
     #[test]
     fn the_verdict_is_that_of_the_attacks() {
-        let passed = report(Outcome::Refused);
+        let passed = report(&Outcome::Refused);
         assert!(passed.holds() && passed.to_text().ends_with("PASS"));
-        let mut failed = report(Outcome::Reached("3 rows".to_owned()));
+        let mut failed = report(&Outcome::Reached("3 rows".to_owned()));
         assert!(!failed.holds() && failed.to_text().ends_with("FAIL"));
         assert!(failed.to_text().contains("REACHED: 3 rows"));
         failed.passed = true;

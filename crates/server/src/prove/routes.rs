@@ -149,7 +149,8 @@ fn sound(operation: &str) -> Option<Sound> {
         "login" => Sound::with(Json(r#"{"email": "{login_email}", "password": "{login_password}"}"#)),
         "me" | "show_tenant" => Sound::plain(),
 
-        "list_instruments" => Sound::list(&[]),
+        "list_instruments" | "list_projects" | "list_tenants" | "list_people" => Sound::list(&[]),
+
         "create_instrument" => Sound::with(Json(r#"{"name": "probe {unique}"}"#)),
         "show_instrument" | "delete_instrument" | "archive_instrument" | "restore_instrument" => {
             Sound::plain().of("instrument")
@@ -174,7 +175,6 @@ fn sound(operation: &str) -> Option<Sound> {
             Sound::with(Csv("email;firstname;lastname\nimported@canary.stagesub.invalid;Probe;Import\n"))
         }
 
-        "list_projects" => Sound::list(&[]),
         "create_project" => Sound::with(Json(r#"{"name": "probe {unique}", "startDate": "2027-01-04"}"#)),
         "show_project" | "delete_project" => Sound::plain().of("project"),
         "update_project" => Sound::with(Json(r#"{"notes": "{canary}"}"#)).of("project"),
@@ -185,10 +185,9 @@ fn sound(operation: &str) -> Option<Sound> {
                 "role": "viewer"}"#,
         ))
         .taken(),
-        "show_member" | "remove_member" => Sound::plain().of("member"),
+        "show_member" | "remove_member" | "show_person" => Sound::plain().of("member"),
         "change_member" => Sound::with(Json(r#"{"role": "viewer"}"#)).of("member"),
 
-        "list_tenants" | "list_people" => Sound::list(&[]),
         "create_tenant" => Sound::with(Json(
             r#"{"name": "Canary", "subdomain": "{subdomain}", "code": "{code}", "subscription": "institution",
                 "admin": {"email": "nobody@canary.stagesub.invalid", "firstName": "Probe", "lastName": "Probe"}}"#,
@@ -196,7 +195,6 @@ fn sound(operation: &str) -> Option<Sound> {
         .taken(),
         "show_platform_tenant" | "suspend_tenant" | "resume_tenant" => Sound::plain().of("tenant"),
         "change_tenant" => Sound::with(Json("{}")).of("tenant"),
-        "show_person" => Sound::plain().of("member"),
         "change_person" => Sound::with(Json("{}")).of("member"),
         _ => return None,
     })

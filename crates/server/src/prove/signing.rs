@@ -58,6 +58,9 @@ impl ReportSigner {
     }
 
     /// The file: the report as it is given, which must be a JSON object, and its signature.
+    ///
+    /// # Panics
+    /// Never: what is signed with is texts, and those are JSON.
     #[must_use]
     pub fn sign(&self, report: &str) -> String {
         let signature = SignatureText {
@@ -245,13 +248,13 @@ mod tests {
 
     #[test]
     fn another_key_is_refused_even_where_the_report_brings_it_along() {
-        let forger = ReportSigner::new(&KeyRing::generate("a"));
-        let forged = forger.sign(REPORT);
+        let stranger = ReportSigner::new(&KeyRing::generate("a"));
+        let forged = stranger.sign(REPORT);
         let own = ReportSigner::new(&ring(KEY_A)).public_key();
         assert!(matches!(Pinned::Key(own).verify(&forged), Err(VerifyError::OtherKey { .. })));
         assert!(matches!(Pinned::ring(&ring(KEY_A)).verify(&forged), Err(VerifyError::OtherKey { .. })));
-        // With our key written over the forger's, it is the signature that does not fit.
-        let relabelled = forged.replace(&forger.public_key().to_string(), &own.to_string());
+        // With our key written over the stranger's, it is the signature that does not fit.
+        let relabelled = forged.replace(&stranger.public_key().to_string(), &own.to_string());
         assert!(matches!(Pinned::Key(own).verify(&relabelled), Err(VerifyError::Signature)));
     }
 

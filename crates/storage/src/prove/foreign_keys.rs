@@ -114,10 +114,29 @@ impl Reference<'_> {
         if self.pairs().is_empty() {
             return Ok(Prepared::Ready { row, parent: Columns::new() });
         }
-        if let Some(found) = self.only_the_victims(transaction, parent).await? {
-            return Ok(Prepared::Ready { row, parent: self.reference_to(&found) });
-        }
-        // The attacker has a row of every such number too: the victim gets one more, in this transaction.
+        // A new row first: what may refer to one that is there may be there already, as often as it may.
+        let made = self.made_for_the_victim(transaction, parent, model).await?;
+        let found = match &made {
+            Ok(found) => Some(found.clone()),
+            Err(_) => self.only_the_victims(transaction, parent).await?,
+        };
+        Ok(match (found, made) {
+            (Some(found), _) => Prepared::Ready { row, parent: self.reference_to(&found) },
+            (None, Err(why)) => Prepared::Missing(format!(
+                "no row of {} is the victim's alone, and one could not be made ({why}): seed one",
+                parent.table.name
+            )),
+            (None, Ok(_)) => Prepared::Missing(missing(parent)),
+        })
+    }
+
+    /// A row of the victim's that was not there, made in this transaction; or why there is none.
+    async fn made_for_the_victim(
+        &self,
+        transaction: &mut Transaction<'_>,
+        parent: &Subject,
+        model: &str,
+    ) -> Result<Result<Columns, String>, ProveError> {
         let mut changed = Columns::new();
         let present = parse(model);
         for (_, there) in self.pairs() {
@@ -131,22 +150,16 @@ impl Reference<'_> {
             }
         }
         if changed.is_empty() {
-            return Ok(Prepared::Missing(format!(
-                "both tenants have every row of {} that there is: seed one that the victim alone has",
-                parent.table.name
-            )));
+            return Ok(Err("none of its columns can be given another value".to_owned()));
         }
         let locked: Vec<String> = changed.keys().cloned().collect();
         match rows::store(transaction, parent, model, &mut changed, &Locked::columns(&locked)).await? {
             Answer::Done(_) => {
                 let mut found = present;
                 found.extend(changed);
-                Ok(Prepared::Ready { row, parent: self.reference_to(&found) })
+                Ok(Ok(found))
             }
-            Answer::Refused(refusal) => Ok(Prepared::Missing(format!(
-                "no row of {} is the victim's alone, and one could not be made ({refusal}): seed one",
-                parent.table.name
-            ))),
+            Answer::Refused(refusal) => Ok(Err(refusal.to_string())),
         }
     }
 
