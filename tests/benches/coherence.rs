@@ -53,7 +53,7 @@ impl Server {
         let line = line.expect("it can be read").expect("it says that it is ready");
         let ready: Value = serde_json::from_str(&line).expect("a line of JSON");
         let address = ready["listen"].as_str().expect("an address").to_owned();
-        Self { address, http: reqwest::Client::new(), _process: process }
+        Self { address, http: program::http().build().expect("a client"), _process: process }
     }
 
     async fn ask(

@@ -112,7 +112,12 @@ impl Running {
         let mut all = Vec::new();
         for tenant in self.facts["tenants"].as_array().unwrap() {
             let host = format!("{}.localhost", tenant["subdomain"].as_str().unwrap());
-            let mut orchestra = Orchestra { http: reqwest::Client::new(), port, host, token: String::new() };
+            let mut orchestra = Orchestra {
+                http: program::http().build().expect("a client"),
+                port,
+                host,
+                token: String::new(),
+            };
             let admin = &tenant["admin"];
             let login = json!({ "email": admin["email"], "password": admin["password"] });
             let answer = orchestra.post("/api/v1/auth/login", &login).await.expect("it answers");
@@ -206,7 +211,7 @@ async fn assert_kept(orchestras: &[Orchestra], acknowledged: &Acknowledged) {
 
 /// Asks until the server can serve.
 async fn ready(port: u16) {
-    let http = reqwest::Client::new();
+    let http = program::http().build().expect("a client");
     let mut ticks = interval(Duration::from_millis(50));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let serving = async {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use reqwest::ClientBuilder;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
@@ -9,6 +10,14 @@ use tokio::sync::OnceCell;
 pub async fn path() -> &'static PathBuf {
     static PATH: OnceCell<PathBuf> = OnceCell::const_new();
     PATH.get_or_init(build).await
+}
+
+/// A client that asks the program over its socket. (The workspace's client can do TLS and wants to be told with
+/// what, also where it never does.)
+pub fn http() -> ClientBuilder {
+    // Whoever installed a provider first decides, and any of them will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    ClientBuilder::new()
 }
 
 /// A command of the program, in an environment that configures nothing.

@@ -8,6 +8,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use stagesub_tenancy::{Access, TenantId};
 use stagesub_tests::database::{connect, run};
+use stagesub_tests::program;
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
@@ -83,7 +84,7 @@ async fn missing_at(server: &Server, house: &House, report: &mut Report) -> i64 
         house.tenant()
     );
     run(&mut lock, &row).await;
-    let client = reqwest::Client::new();
+    let client = program::http().build().expect("a client");
     let changes = (0..POOL).map(|n| {
         let (id, _) = &house.musicians[0];
         let request = client

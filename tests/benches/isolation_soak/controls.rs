@@ -10,6 +10,7 @@ use stagesub_sabotage as sabotage;
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_tenancy::{PoolSettings, Router};
 use stagesub_tests::data_path::Db;
+use stagesub_tests::program;
 use stagesub_tests::storm::{Guest, Seen, Storm, Weather};
 
 use crate::judge::rows;
@@ -41,7 +42,7 @@ pub(crate) async fn foreign(stage: &Stage, servers: &[Server], report: &mut Repo
     report.control_foreign.0 = Seen::of(&storm.seen.foreign);
 
     let seen = Seen::default();
-    let client = reqwest::Client::new();
+    let client = program::http().build().expect("a client");
     for (n, server) in servers.iter().enumerate() {
         let (house, other) = (&stage.houses[n], &stage.houses[n + 1]);
         let answer = client

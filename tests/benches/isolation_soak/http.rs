@@ -10,6 +10,7 @@ use ::http::{Method, StatusCode};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use stagesub_tests::program;
 use stagesub_tests::storm::{Seen, polled};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -97,7 +98,7 @@ struct Made {
 impl Web {
     /// At these servers.
     pub(crate) fn new(stage: &Arc<Stage>, servers: &[Server], wanted: u64) -> Self {
-        let client = || reqwest::Client::builder().timeout(PATIENCE).build().expect("a client");
+        let client = || program::http().timeout(PATIENCE).build().expect("a client");
         Self {
             stage: Arc::clone(stage),
             servers: servers.iter().map(|server| (server.address, client())).collect(),
