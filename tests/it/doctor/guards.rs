@@ -98,7 +98,7 @@ async fn people_get_a_table_with_the_sql_and_a_dead_dedicated_database_keeps_nob
     let output = run(&["doctor"], &serving, "").await;
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{told}");
-    for part in ["LEVEL", "unreachable", "partial", &database, "0 holes, 1 partial, 1 notes"] {
+    for part in ["LEVEL", "unreachable", "partial", &database, "holes: 0, partial: 1, notes: 1"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     // A start goes by the same report: nothing in it is a hole.

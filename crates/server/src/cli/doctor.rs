@@ -76,7 +76,7 @@ fn to_text(report: &Report) -> String {
     }
     let [holes, partials, notes] =
         [Level::Hole, Level::Partial, Level::Note].map(|level| report.count(level));
-    let _ = write!(text, "{holes} holes, {partials} partial, {notes} notes");
+    let _ = write!(text, "holes: {holes}, partial: {partials}, notes: {notes}");
     text
 }
 
@@ -109,7 +109,7 @@ mod tests {
         let [one, two] = ["db:5432/one", "db:5432/two"].map(|name| text.find(name).expect(name));
         let sql = text.find("ALTER TABLE tenant.musician FORCE").expect("the SQL");
         assert!(one < sql && sql < two, "{text}");
-        assert!(text.ends_with("1 holes, 1 partial, 0 notes"), "{text}");
+        assert!(text.ends_with("holes: 1, partial: 1, notes: 0"), "{text}");
         assert!(text.contains("the owner passes by"), "{text}");
     }
 
