@@ -69,7 +69,8 @@ pub struct ProveArgs {
     /// this process. It has to run on the same databases.
     #[arg(long, value_name = "URL", conflicts_with = "verify")]
     pub url: Option<String>,
-    /// Where to write the report; a file that is there is never overwritten [default: `stagesub-proof-<time>.json`].
+    /// Where to write the report; a file that is there is never overwritten [default: `stagesub-proof-TIME.json`, in
+    /// this directory].
     #[arg(long, value_name = "FILE", conflicts_with = "verify")]
     pub out: Option<PathBuf>,
     /// The report on stdout as JSON; with --verify, what was verified.

@@ -1,6 +1,6 @@
 //! The routes that are attacked: every operation of the API's description, with a request that is sound.
 //!
-//! Who may call which is not said here: that is the table of [`authority`](crate::routes::authority), which asks
+//! Who may call which is not said here: that is the table of [`authority`], which asks
 //! the table of permissions. What is said here is what a sound request looks like; an operation without one is
 //! in the proof as not carried out, and fails it.
 
