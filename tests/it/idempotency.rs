@@ -254,6 +254,8 @@ async fn a_request_whose_first_is_at_work_for_long_is_told_to_come_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_was_cut_off_anywhere_is_done_once_by_another_node() {
     const ROUNDS: u32 = 60;
+    /// Polls of a request on a quiet machine, and a few more, so that some are not cut off at all.
+    const CUTS: u32 = 12;
     let platform = TestPlatform::start().await;
     let node = SecondNode::beside(&platform, Follow::default()).await;
     for kept in Kept::ALL {
@@ -262,7 +264,9 @@ async fn a_request_that_was_cut_off_anywhere_is_done_once_by_another_node() {
         let (mut cut, mut kept_by_the_first) = (0, 0);
         for round in 1..=ROUNDS {
             let (key, body) = (format!("k{round}"), musician(&format!("m{round}@example.se")));
-            let first = polled(round, keyed(&ours.admin, &key).post(MUSICIANS, &body)).await;
+            // Each point again and again: how often a request is polled depends on how busy the machine is.
+            let polls = (round - 1) % CUTS + 1;
+            let first = polled(polls, keyed(&ours.admin, &key).post(MUSICIANS, &body)).await;
             cut += u32::from(first.is_none());
             let answer = keyed(&next, &key).post(MUSICIANS, &body).await;
             assert_eq!(answer.created()["email"], body["email"]);
@@ -271,7 +275,7 @@ async fn a_request_that_was_cut_off_anywhere_is_done_once_by_another_node() {
                 assert_same(&first, &answer);
             }
         }
-        assert!(cut >= 5, "{kept}: only {cut} were cut off");
+        assert!(cut >= ROUNDS / CUTS, "{kept}: only {cut} were cut off");
         assert!(kept_by_the_first < ROUNDS, "{kept}: some were cut off before anything was kept");
         assert_eq!(platform.count(&ours, "tenant.musician").await, i64::from(ROUNDS));
         assert_eq!(platform.count(&theirs, "tenant.musician").await, 0);
