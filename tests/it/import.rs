@@ -212,11 +212,7 @@ async fn ten_thousand_rows_are_taken_in_one_transaction_and_again_without_change
         assert!(bad.iter().all(|(line, _)| *line == 10_002), "{bad:?}");
         assert_eq!(platform.count(&ours, "tenant.musician").await, 0);
 
-        let begun = std::time::Instant::now();
         assert_eq!(taken(&ours.admin.upload(IMPORT, file.clone()).await), [10_000, 0, 0, 0]);
-        let took = begun.elapsed();
-        println!("10,000 rows into a {} database: {} ms", kept.as_str(), took.as_millis());
-        assert!(took.as_secs() < 30, "10,000 rows took {took:?}");
         assert_eq!(platform.count(&ours, "tenant.musician").await, 10_000);
         assert_eq!(platform.count(&ours, "tenant.musician_qualification").await, 10_000);
         let last = ours.admin.get(&ours.path("musicians", "MUS", 10_000)).await.ok();
