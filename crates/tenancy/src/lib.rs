@@ -16,8 +16,10 @@
 //! | one transaction there | [`unit`](mod@unit) | [`TenantScope`] -> the service's own unit of work |
 //!
 //! Beside the path: [`tenant`], [`subdomain`] and [`placement`] are its values, [`quota`] the rules of limits,
-//! [`clock`] the time, [`prove`] attacks on isolation and what became of them. The feature `axum` adds `http`, a layer and an extractor; the feature `testing` adds
-//! `testing`, doubles for a service's own tests.
+//! [`fair`] the turns of tenants at what they share, [`nodes`] each server's part of it, [`clock`] the time,
+//! [`prove`] attacks on isolation and what became of them. The feature `axum` adds `http`, a layer and an
+//! extractor; the feature `rate` adds `rate`, how often somebody may ask; the feature `testing` adds `testing`,
+//! doubles for a service's own tests.
 //!
 //! A service implements four ports: [`TenantDirectory`] (its list of tenants), [`ChangeFeed`] (what changed in
 //! it), [`PoolFactory`] (its kind of pool) and [`UnitOfWorkFactory`] (its transactions).
@@ -134,14 +136,18 @@
 
 pub mod clock;
 pub mod directory;
+pub mod fair;
 pub mod host;
 #[cfg(feature = "axum")]
 pub mod http;
+pub mod nodes;
 pub mod placement;
 pub mod pools;
 pub mod prove;
 pub mod proxies;
 pub mod quota;
+#[cfg(feature = "rate")]
+pub mod rate;
 pub mod resolver;
 pub mod router;
 pub mod scope;
@@ -156,7 +162,9 @@ pub use directory::cache::{CacheSettings, VersionedCache};
 pub use directory::cached::CachedDirectory;
 pub use directory::follow::{ChangeFollower, ChangeSink};
 pub use directory::{BoxError, ChangeFeed, ChangeSignal, Changes, DirectoryError, Standing, TenantDirectory};
+pub use fair::{Crowded, FairGate, FairSettings, FairStats};
 pub use host::{Host, HostPolicy, InvalidAppDomain};
+pub use nodes::{NodeId, NodeRegistry};
 pub use placement::{DatabaseId, Located, Placement, PlacementEpoch};
 pub use pools::{
     BreakerSettings, Lease, OpenError, PoolCache, PoolFactory, PoolSettings, PoolStats, PoolTarget,
