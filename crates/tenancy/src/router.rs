@@ -65,6 +65,17 @@ impl<F: PoolFactory> Router<F> {
         self.pools.evict_expired();
     }
 
+    /// Changes the budget of connections to dedicated databases; see [`PoolCache::set_connection_budget`].
+    pub fn set_connection_budget(&self, connections: u32) {
+        self.pools.set_connection_budget(connections);
+    }
+
+    /// Lends every open pool of a shared database, to change something about it.
+    #[must_use]
+    pub fn shared_pools(&self) -> Vec<Lease<F::Pool>> {
+        self.pools.shared_pools()
+    }
+
     /// Closes every pool, each when its last lease is gone. Put a timeout around it.
     pub async fn shutdown(&self) {
         self.pools.shutdown().await;

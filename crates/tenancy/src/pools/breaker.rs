@@ -31,6 +31,11 @@ impl Breakers {
         Self { settings, failing: LruCache::new(REMEMBERED) }
     }
 
+    /// How many databases failed last.
+    pub(super) fn failing(&self) -> usize {
+        self.failing.len()
+    }
+
     /// How long `database` is still left alone; `None`: it may be tried.
     pub(super) fn retry_after(&self, database: DatabaseId, now: Instant) -> Option<Duration> {
         let failing = self.failing.peek(&database)?;

@@ -7,13 +7,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Counts connections: a pool holds its share from before it is opened until its closing has returned.
 #[derive(Debug)]
 pub(super) struct Budget {
-    total: u32,
     permits: Arc<Semaphore>,
     counts: Mutex<Counts>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
+    /// Connections that there may be.
+    total: u32,
+    /// By how many the budget shrank that were held then: they leave it as they come back.
+    owed: u32,
     /// Wanted by openings that wait.
     wanted: u32,
     /// Held by pools that are opening, open or closing.
@@ -25,11 +28,28 @@ struct Counts {
 impl Budget {
     pub(super) fn new(total: u32) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(total.try_into().unwrap_or(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { total, permits, counts: Mutex::default() })
+        Arc::new(Self { permits, counts: Mutex::new(Counts { total, ..Counts::default() }) })
     }
 
     pub(super) fn total(&self) -> u32 {
-        self.total
+        self.counts().total
+    }
+
+    /// Changes how many connections there may be. Those that are held beyond the new number are not taken
+    /// away; as their pools close they are not given out again.
+    pub(super) fn set_total(&self, total: u32) {
+        let mut counts = self.counts();
+        let before = std::mem::replace(&mut counts.total, total);
+        if total >= before {
+            let more = total - before;
+            let paid = more.min(counts.owed);
+            counts.owed -= paid;
+            self.permits.add_permits((more - paid) as usize);
+        } else {
+            let fewer = before - total;
+            let forgotten = self.permits.forget_permits(fewer as usize);
+            counts.owed += fewer - u32::try_from(forgotten).unwrap_or(fewer);
+        }
     }
 
     /// Connections that count now.
@@ -37,18 +57,21 @@ impl Budget {
         self.counts().held
     }
 
-    /// How many connections must still be freed so that all waiting openings get theirs.
+    /// How many connections must still be freed so that all waiting openings get theirs and no more are held
+    /// than there may be.
     pub(super) fn deficit(&self) -> u32 {
         let counts = self.counts();
-        counts.wanted.saturating_sub(self.total.saturating_sub(counts.held)).saturating_sub(counts.closing)
+        counts.wanted.saturating_add(counts.held).saturating_sub(counts.total).saturating_sub(counts.closing)
     }
 
     /// Registers an opening that wants `connections`. `None`: more than the whole budget.
     pub(super) fn want(self: &Arc<Self>, connections: u32) -> Option<Want> {
-        if connections > self.total {
+        let mut counts = self.counts();
+        if connections > counts.total {
             return None;
         }
-        self.counts().wanted += connections;
+        counts.wanted += connections;
+        drop(counts);
         Some(Want { budget: Arc::clone(self), connections })
     }
 
@@ -80,7 +103,7 @@ impl Want {
             budget: Arc::clone(&self.budget),
             connections: self.connections,
             closing: false,
-            _permit: permit,
+            permit,
         }
     }
 }
@@ -97,7 +120,7 @@ pub(super) struct Reservation {
     budget: Arc<Budget>,
     connections: u32,
     closing: bool,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Reservation {
@@ -116,6 +139,11 @@ impl Drop for Reservation {
         counts.held -= self.connections;
         if self.closing {
             counts.closing -= self.connections;
+        }
+        let paid = counts.owed.min(self.connections);
+        if let Some(paid_back) = self.permit.split(paid as usize) {
+            counts.owed -= paid;
+            paid_back.forget();
         }
     }
 }
@@ -146,6 +174,27 @@ mod tests {
         drop(want);
         assert_eq!((budget.deficit(), budget.held()), (0, 3));
         drop(share);
+    }
+
+    #[tokio::test]
+    async fn a_budget_that_shrinks_takes_back_what_is_held_as_it_comes_back() {
+        let budget = Budget::new(10);
+        let first = budget.want(4).expect("within the budget").granted().await;
+        let second = budget.want(4).expect("within the budget").granted().await;
+        budget.set_total(5);
+        assert_eq!((budget.total(), budget.held(), budget.deficit()), (5, 8, 3));
+        let want = budget.want(4).expect("within the budget");
+        drop(first);
+        assert_eq!(budget.permits.available_permits(), 1, "of 5 another pool holds 4");
+        drop(second);
+        let third = want.granted().await;
+        drop(want);
+        assert_eq!((budget.held(), budget.permits.available_permits()), (4, 1));
+        budget.set_total(3);
+        budget.set_total(8);
+        assert_eq!(budget.permits.available_permits(), 4);
+        drop(third);
+        assert_eq!((budget.held(), budget.permits.available_permits()), (0, 8));
     }
 
     #[test]

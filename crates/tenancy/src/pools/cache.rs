@@ -1,14 +1,15 @@
 //! Open pools: found, opened once, lent, evicted.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::pools::budget::{Budget, Reservation};
-use crate::pools::lease::{Held, Lease};
+use crate::pools::lease::{Heard, Held, Lease};
 use crate::pools::settings::PoolSettings;
 use crate::pools::state::{Entry, Evicted, State};
 use crate::pools::{OpenError, PoolFactory, PoolTarget};
@@ -23,6 +24,8 @@ use crate::pools::{OpenError, PoolFactory, PoolTarget};
 ///   waited for it and is not remembered, except by the breaker.
 /// - The budget counts connections to dedicated databases: when it is short, idle pools are evicted and the
 ///   opening waits within a bound.
+/// - Whoever works with a pool says whether its database answers. One that keeps silent trips the breaker of
+///   that database alone, its pool is dropped, and those who ask for it are refused at once for a while.
 ///
 /// Needs a Tokio runtime. Clones share their pools.
 pub struct PoolCache<F: PoolFactory> {
@@ -68,6 +71,8 @@ struct Inner<F: PoolFactory> {
     /// Told when a pool is no longer lent: an opening that waits for the budget may evict it now.
     idle: Arc<Notify>,
     live: Arc<watch::Sender<usize>>,
+    /// How many databases failed last, so that good news costs no lock while there are none.
+    failing: AtomicUsize,
 }
 
 impl<F: PoolFactory> PoolCache<F> {
@@ -82,6 +87,7 @@ impl<F: PoolFactory> PoolCache<F> {
             state: Mutex::new(state),
             idle: Arc::default(),
             live: Arc::new(watch::Sender::new(0)),
+            failing: AtomicUsize::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -110,6 +116,20 @@ impl<F: PoolFactory> PoolCache<F> {
     /// so that the pools of tenants that nobody asks for close too.
     pub fn evict_expired(&self) {
         let _evicted = self.inner.evict_expired();
+    }
+
+    /// Changes the budget of connections to dedicated databases, and closes idle pools until what is held fits
+    /// it. Pools in use are not closed: what they hold beyond the budget leaves it with them, so call this now
+    /// and then.
+    pub fn set_connection_budget(&self, connections: u32) {
+        self.inner.budget.set_total(connections);
+        let _evicted = self.inner.evict_for_budget();
+    }
+
+    /// Lends every open pool of a shared database, to change something about it.
+    #[must_use]
+    pub fn shared_pools(&self) -> Vec<Lease<F::Pool>> {
+        self.inner.lock().shared.values().map(Lease::new).collect()
     }
 
     /// Takes all pools out of the cache, refuses to open others, and returns when every pool is closed.
@@ -209,7 +229,11 @@ impl<F: PoolFactory> Inner<F> {
         }
     }
 
-    async fn try_open(&self, target: PoolTarget, live: Live) -> Result<(Arc<Held<F::Pool>>, u32), OpenError> {
+    async fn try_open(
+        self: &Arc<Self>,
+        target: PoolTarget,
+        live: Live,
+    ) -> Result<(Arc<Held<F::Pool>>, u32), OpenError> {
         let (reservation, connections) = match target {
             PoolTarget::Shared(_) => (None, 0),
             PoolTarget::Dedicated { .. } => {
@@ -223,25 +247,69 @@ impl<F: PoolFactory> Inner<F> {
         match result {
             Ok(pool) => {
                 state.breakers.succeeded(target.database());
+                self.count_failing(&state);
                 drop(state);
-                Ok((self.hold(pool, reservation, live), connections))
+                Ok((self.hold(target, pool, reservation, live), connections))
             }
             Err(error) => {
-                let now = Instant::now();
-                state.breakers.failed(target.database(), now);
-                let left_alone = state.breakers.retry_after(target.database(), now);
-                drop(state);
-                if let Some(left_alone) = left_alone {
-                    tracing::warn!(database = %target.database(), ?left_alone, "a database keeps failing and is left alone");
-                }
+                self.failed(&mut state, target);
                 Err(error)
             }
         }
     }
 
+    /// Counts a failure; tells whether the database is left alone from now on.
+    fn failed(&self, state: &mut State<F::Pool>, target: PoolTarget) -> bool {
+        let (database, now) = (target.database(), Instant::now());
+        state.breakers.failed(database, now);
+        self.count_failing(state);
+        let left_alone = state.breakers.retry_after(database, now);
+        if let Some(left_alone) = left_alone {
+            tracing::warn!(%database, ?left_alone, "a database keeps failing and is left alone");
+        }
+        left_alone.is_some()
+    }
+
+    fn count_failing(&self, state: &State<F::Pool>) {
+        self.failing.store(state.breakers.failing(), Ordering::Relaxed);
+    }
+
+    /// What users of an open pool say of its database.
+    fn hear(&self, target: PoolTarget, held: &Arc<Held<F::Pool>>, heard: Heard) {
+        let counts = match heard {
+            Heard::Answered => {
+                if self.failing.load(Ordering::Relaxed) > 0 {
+                    let mut state = self.lock();
+                    state.breakers.succeeded(target.database());
+                    self.count_failing(&state);
+                }
+                return;
+            }
+            Heard::Silent => true,
+            Heard::Lost => matches!(target, PoolTarget::Dedicated { .. }),
+        };
+        if !counts {
+            return;
+        }
+        let mut state = self.lock();
+        // Late news of a pool that was replaced says nothing about the one that replaced it.
+        if !state.is_kept(target, held) {
+            return;
+        }
+        let evicted = if self.failed(&mut state, target) { state.take(target) } else { None };
+        drop(state);
+        drop(evicted);
+    }
+
     /// Wraps a pool so that its last holder closes it, on a task of its own, and its connections leave the
     /// budget after that.
-    fn hold(&self, pool: F::Pool, reservation: Option<Reservation>, live: Live) -> Arc<Held<F::Pool>> {
+    fn hold(
+        self: &Arc<Self>,
+        target: PoolTarget,
+        pool: F::Pool,
+        reservation: Option<Reservation>,
+        live: Live,
+    ) -> Arc<Held<F::Pool>> {
         let factory = Arc::clone(&self.factory);
         let runtime = Handle::current();
         let retire = move |pool| {
@@ -255,7 +323,13 @@ impl<F: PoolFactory> Inner<F> {
                 drop(live);
             });
         };
-        Held::new(pool, Arc::clone(&self.idle), Box::new(retire))
+        let cache = Arc::downgrade(self);
+        let hear = move |held: &Arc<Held<F::Pool>>, heard| {
+            if let Some(inner) = Weak::upgrade(&cache) {
+                inner.hear(target, held, heard);
+            }
+        };
+        Held::new(pool, Arc::clone(&self.idle), Box::new(retire), Box::new(hear))
     }
 
     async fn reserve(&self, connections: u32) -> Result<Reservation, OpenError> {

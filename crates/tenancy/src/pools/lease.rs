@@ -9,6 +9,17 @@ use tokio::sync::Notify;
 
 type Retire<P> = Box<dyn FnOnce(P) + Send + Sync>;
 
+/// Hears of a pool whether its database answered.
+type Hear<P> = Box<dyn Fn(&Arc<Held<P>>, Heard) + Send + Sync>;
+
+/// What became of something that was asked of a pool's database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    Answered,
+    Silent,
+    Lost,
+}
+
 /// A pool in use. As long as one lease exists the pool stays open, whether or not the cache still keeps it.
 ///
 /// Cloning is cheap and lends the same pool once more. Whatever was taken out of the pool must not outlive
@@ -23,6 +34,24 @@ impl<P> Lease<P> {
     pub(super) fn new(held: &Arc<Held<P>>) -> Self {
         held.leases.fetch_add(1, Ordering::AcqRel);
         Self { held: Arc::clone(held) }
+    }
+
+    /// The pool's database answered: failures before this do not count any more. Whoever begins transactions
+    /// says so each time.
+    pub fn answered(&self) {
+        (self.held.hear)(&self.held, Heard::Answered);
+    }
+
+    /// The pool's database did not answer in time. After as many in a row as the breaker allows, the pool is
+    /// dropped and the database left alone for a while.
+    pub fn silent(&self) {
+        (self.held.hear)(&self.held, Heard::Silent);
+    }
+
+    /// The pool's database cannot be reached. Counts as [`silent`](Self::silent) does where the database is
+    /// one tenant's own; a shared one that refuses costs nobody any time, and is asked again at once.
+    pub fn lost(&self) {
+        (self.held.hear)(&self.held, Heard::Lost);
     }
 }
 
@@ -61,12 +90,14 @@ pub(super) struct Held<P> {
     leases: AtomicUsize,
     idle: Arc<Notify>,
     retire: Option<Retire<P>>,
+    hear: Hear<P>,
 }
 
 impl<P> Held<P> {
-    /// `retire` receives the pool when the last reference is gone; `idle` is told when the last lease is.
-    pub(super) fn new(pool: P, idle: Arc<Notify>, retire: Retire<P>) -> Arc<Self> {
-        Arc::new(Self { pool: Some(pool), leases: AtomicUsize::new(0), idle, retire: Some(retire) })
+    /// `retire` receives the pool when the last reference is gone; `idle` is told when the last lease is;
+    /// `hear` is told how the pool's database behaves.
+    pub(super) fn new(pool: P, idle: Arc<Notify>, retire: Retire<P>, hear: Hear<P>) -> Arc<Self> {
+        Arc::new(Self { pool: Some(pool), leases: AtomicUsize::new(0), idle, retire: Some(retire), hear })
     }
 
     /// How often it is lent out. A zero seen under the cache's lock stays zero until the lock is released,
@@ -96,6 +127,7 @@ mod tests {
             Box::new(move |_| {
                 closed.fetch_add(1, Ordering::SeqCst);
             }),
+            Box::new(|_, _| ()),
         )
     }
 
@@ -126,7 +158,7 @@ mod tests {
 
     #[test]
     fn debug_says_nothing_about_the_pool() {
-        let held = Held::new("postgres://secret", Arc::default(), Box::new(|_| ()));
+        let held = Held::new("postgres://secret", Arc::default(), Box::new(|_| ()), Box::new(|_, _| ()));
         assert_eq!(format!("{:?}", Lease::new(&held)), "Lease { .. }");
     }
 }

@@ -52,6 +52,23 @@ impl<P> State<P> {
         Some(entry.held)
     }
 
+    /// Whether the cache keeps this very pool for the target.
+    pub(super) fn is_kept(&self, target: PoolTarget, held: &Arc<Held<P>>) -> bool {
+        let kept = match target {
+            PoolTarget::Shared(database) => self.shared.get(&database),
+            PoolTarget::Dedicated { .. } => self.dedicated.peek(&target).map(|entry| &entry.held),
+        };
+        kept.is_some_and(|kept| Arc::ptr_eq(kept, held))
+    }
+
+    /// Takes the target's pool out of the cache, shared or dedicated.
+    pub(super) fn take(&mut self, target: PoolTarget) -> Option<Arc<Held<P>>> {
+        match target {
+            PoolTarget::Shared(database) => self.shared.remove(&database),
+            PoolTarget::Dedicated { .. } => self.evict(target),
+        }
+    }
+
     pub(super) fn evict_where(&mut self, condition: impl Fn(&PoolTarget, &Entry<P>) -> bool) -> Evicted<P> {
         let targets: Vec<PoolTarget> = self
             .dedicated

@@ -9,6 +9,8 @@ use crate::pools::settings::BreakerSettings;
 use crate::tenant::TenantId;
 use crate::testing::{InMemoryPool, InMemoryPoolFactory};
 
+mod health;
+
 type Opened = Result<Lease<InMemoryPool>, OpenError>;
 
 struct Fixture {
