@@ -6,7 +6,7 @@ use std::path::Path;
 const SOURCES: [&str; 5] = ["error", "factory", "patience", "pool", "tx"];
 
 /// What cleans up after an owner who went away, as the pool has it.
-const CLEAN_UP: &str = "runtime.spawn(reclaim(object, Arc::clone(&self.canceller)));";
+const CLEAN_UP: &str = "runtime.spawn(reclaim(object, Arc::clone(&self.canceller), self.turn.take()));";
 
 /// What stands there instead: the connection is lent again as it is.
 const NONE: &str = "drop(runtime);

@@ -1,6 +1,7 @@
 //! Opening pools for the router, and tenant transactions over it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use sqlx::{Connection, PgConnection};
@@ -28,7 +29,8 @@ impl Default for FactorySettings {
     fn default() -> Self {
         Self {
             shared: TenantPoolSettings::default(),
-            dedicated: TenantPoolSettings { max_connections: 2, ..TenantPoolSettings::default() },
+            // There is nobody to share it with.
+            dedicated: TenantPoolSettings { max_connections: 2, share: 100, ..TenantPoolSettings::default() },
         }
     }
 }
@@ -37,13 +39,21 @@ impl Default for FactorySettings {
 pub struct LeanPoolFactory {
     logins: Arc<dyn DatabaseLogins>,
     settings: FactorySettings,
+    /// What a shared pool uses of its connections from its opening on.
+    shared_connections: AtomicU32,
 }
 
 impl LeanPoolFactory {
     /// A factory over whoever knows the logins.
     #[must_use]
     pub fn new(logins: Arc<dyn DatabaseLogins>, settings: FactorySettings) -> Self {
-        Self { logins, settings }
+        Self { logins, settings, shared_connections: AtomicU32::new(settings.shared.max_connections) }
+    }
+
+    /// Shared pools that are opened from now on use at most so many connections; those that are open are told
+    /// with [`TenantPool::resize`].
+    pub fn set_shared_connections(&self, connections: u32) {
+        self.shared_connections.store(connections, Ordering::Relaxed);
     }
 
     fn settings(&self, target: &PoolTarget) -> TenantPoolSettings {
@@ -82,8 +92,12 @@ impl PoolFactory for LeanPoolFactory {
                 error => OpenError::Unavailable(Box::new(error)),
             })?;
         check(marker, target)?;
-        TenantPool::new(login.to_connect_options(), settings)
-            .map_err(|source| OpenError::Unavailable(Box::new(source)))
+        let pool = TenantPool::new(login.to_connect_options(), settings)
+            .map_err(|source| OpenError::Unavailable(Box::new(source)))?;
+        if matches!(target, PoolTarget::Shared(_)) {
+            pool.resize(self.shared_connections.load(Ordering::Relaxed)).await;
+        }
+        Ok(pool)
     }
 
     async fn close(&self, pool: TenantPool) {

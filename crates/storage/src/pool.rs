@@ -12,9 +12,12 @@ use std::time::Duration;
 use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
-use stagesub_tenancy::BeginError;
+use stagesub_tenancy::fair::Permit;
+use stagesub_tenancy::{BeginError, BoxError, FairGate, FairSettings, FairStats, Lease, TenantId};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
+
+use crate::error::is_dead;
 
 /// How a pool of one database behaves.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,11 @@ pub struct TenantPoolSettings {
     pub max_connections: u32,
     /// Longest wait for a connection before [`BeginError::Busy`].
     pub wait: Duration,
+    /// How much of what no other tenant holds one tenant may hold, in percent; see [`FairSettings::share`].
+    pub share: u8,
+    /// Longest time until a begin is answered, waiting for the tenant's lock not counted. A server that is
+    /// frozen does not keep the bounds below.
+    pub answer: Duration,
     /// Longest time to make a connection.
     pub connect: Duration,
     /// Connections that were not used for so long are closed.
@@ -57,6 +65,8 @@ impl Default for TenantPoolSettings {
         Self {
             max_connections: 10,
             wait: Duration::from_secs(5),
+            share: FairSettings::default().share,
+            answer: Duration::from_secs(5),
             connect: Duration::from_secs(5),
             idle: Duration::from_mins(10),
             timeouts: TxTimeouts::default(),
@@ -77,6 +87,9 @@ const PENDING_ANSWERS: u32 = 3;
 /// the pool nor a connection can be taken out of it.
 pub struct TenantPool {
     inner: managed::Pool<Manager>,
+    /// Whose turn it is. Its permits are never more than the pool may have connections, so that nobody waits
+    /// behind it.
+    gate: FairGate<TenantId>,
     settings: TenantPoolSettings,
     canceller: Arc<Canceller>,
     reaper: tokio::task::AbortHandle,
@@ -104,7 +117,40 @@ impl TenantPool {
             .build()
             .map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
         let reaper = tokio::spawn(close_idle(inner.clone(), settings.idle)).abort_handle();
-        Ok(Self { inner, settings, canceller: Arc::new(Canceller::new(options)), reaper, present })
+        let gate = FairGate::new(FairSettings {
+            permits: settings.max_connections,
+            share: settings.share,
+            wait: settings.wait,
+            ..FairSettings::default()
+        });
+        Ok(Self { inner, gate, settings, canceller: Arc::new(Canceller::new(options)), reaper, present })
+    }
+
+    /// Uses at most `connections` from now on, at least 1 and never more than
+    /// [`TenantPoolSettings::max_connections`]. Idle ones beyond that are closed; those that are lent are not
+    /// called back, so call this now and then.
+    pub async fn resize(&self, connections: u32) {
+        let connections = connections.clamp(1, self.settings.max_connections.max(1));
+        self.gate.resize(connections);
+        let most = usize::try_from(connections).unwrap_or(usize::MAX);
+        let mut beyond = self.inner.status().size.saturating_sub(most);
+        let keep = |_: &Conn, _: Metrics| {
+            let close = beyond > 0;
+            beyond = beyond.saturating_sub(1);
+            !close
+        };
+        close_all(self.inner.retain(keep).removed).await;
+    }
+
+    /// Who holds connections and who waits for one.
+    #[must_use]
+    pub fn turns(&self) -> FairStats {
+        self.gate.stats()
+    }
+
+    /// Longest time until a begin is answered.
+    pub(crate) fn answer_within(&self) -> Duration {
+        self.settings.answer
     }
 
     /// Bounds of each transaction.
@@ -119,18 +165,26 @@ impl TenantPool {
         self.inner.status().size
     }
 
-    /// Borrows a connection, marked dirty before anybody can send anything on it. The flag tells whether it
-    /// was used before, so that its being dead is no news about the server.
-    pub(crate) async fn borrow(&self) -> Result<(Borrowed, bool), BeginError> {
+    /// Borrows a connection when it is the tenant's turn, marked dirty before anybody can send anything on it.
+    /// The flag tells whether it was used before, so that its being dead is no news about the server.
+    pub(crate) async fn borrow(&self, tenant: TenantId) -> Result<(Borrowed, bool), NoConnection> {
+        let turn = self.gate.enter(tenant).await.map_err(|_| NoConnection::Busy)?;
         match self.inner.get().await {
             Ok(mut object) => {
                 object.state = State::Dirty;
                 let reused = Object::metrics(&object).recycle_count > 0;
-                Ok((Borrowed { object: Some(object), canceller: Arc::clone(&self.canceller) }, reused))
+                let canceller = Arc::clone(&self.canceller);
+                Ok((Borrowed { object: Some(object), canceller, turn: Some(turn) }, reused))
             }
-            Err(managed::PoolError::Timeout(managed::TimeoutType::Wait)) => Err(BeginError::Busy),
-            Err(managed::PoolError::Backend(error)) => Err(BeginError::Unavailable(Box::new(error))),
-            Err(error) => Err(BeginError::Unavailable(error.to_string().into())),
+            Err(managed::PoolError::Timeout(managed::TimeoutType::Wait)) => Err(NoConnection::Busy),
+            Err(managed::PoolError::Timeout(late)) => {
+                Err(NoConnection::Silent(format!("no connection was made in time: {late:?}").into()))
+            }
+            Err(managed::PoolError::Backend(error)) if is_dead(&error) => {
+                Err(NoConnection::Lost(Box::new(error)))
+            }
+            Err(managed::PoolError::Backend(error)) => Err(NoConnection::Refused(Box::new(error))),
+            Err(error) => Err(NoConnection::Refused(error.to_string().into())),
         }
     }
 
@@ -235,10 +289,43 @@ impl managed::Manager for Manager {
     }
 }
 
+/// Why no connection was lent.
+#[derive(Debug)]
+pub(crate) enum NoConnection {
+    /// None was to be had in time, or too many wait.
+    Busy,
+    /// The server did not answer in time.
+    Silent(BoxError),
+    /// The server cannot be reached.
+    Lost(BoxError),
+    /// The server answered that it takes no more.
+    Refused(BoxError),
+}
+
+impl NoConnection {
+    /// What it means to the caller; the pool's cache is told what it says of the database.
+    pub(crate) fn tell(self, lease: &Lease<TenantPool>) -> BeginError {
+        match self {
+            Self::Busy => BeginError::Busy,
+            Self::Silent(error) => {
+                lease.silent();
+                BeginError::Unavailable(error)
+            }
+            Self::Lost(error) => {
+                lease.lost();
+                BeginError::Unavailable(error)
+            }
+            Self::Refused(error) => BeginError::Unavailable(error),
+        }
+    }
+}
+
 /// A connection that is lent. Dropping it without [`Borrowed::release`] cleans it up, or closes it.
 pub(crate) struct Borrowed {
     object: Option<Object<Manager>>,
     canceller: Arc<Canceller>,
+    /// After `object`: the turn is over when the connection is back. Absent once clean-up has it.
+    turn: Option<Permit<TenantId>>,
 }
 
 impl Borrowed {
@@ -266,9 +353,10 @@ impl Drop for Borrowed {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         match Handle::try_current() {
-            // The task keeps the pool's permit, so cleaning up never makes it exceed its size.
+            // The task keeps the pool's permit, so cleaning up never makes it exceed its size, and the
+            // tenant's turn, so that it is the tenant who waits for it.
             Ok(runtime) => {
-                runtime.spawn(reclaim(object, Arc::clone(&self.canceller)));
+                runtime.spawn(reclaim(object, Arc::clone(&self.canceller), self.turn.take()));
             }
             Err(_) => drop(Object::take(object)),
         }
@@ -276,7 +364,7 @@ impl Drop for Borrowed {
 }
 
 /// Brings a connection that was left in the middle of something back, or closes it.
-async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>) {
+async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>, turn: Option<Permit<TenantId>>) {
     let pid = object.pid;
     let tidied = {
         let tidy = tidy(&mut object.pg);
@@ -297,9 +385,12 @@ async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>) {
     };
     if tidied {
         object.state = State::Clean;
+        drop(object);
     } else {
         drop(Object::take(object));
     }
+    // The connection is back before the next has a turn.
+    drop(turn);
 }
 
 /// Waits until every answer of the last user has arrived, ends the transaction, resets all settings. An

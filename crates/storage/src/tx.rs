@@ -54,8 +54,9 @@ impl TenantTx {
     ///
     /// # Errors
     /// [`BeginError::Moved`] when the database serves the tenant no more, or at another epoch;
-    /// [`BeginError::Busy`] when no connection was to be had in time; [`BeginError::Locked`] when the tenant was
-    /// locked for longer than a lock is waited for.
+    /// [`BeginError::Busy`] when no connection was to be had in time, or too many of the tenant wait for one;
+    /// [`BeginError::Locked`] when the tenant was locked for longer than a lock is waited for;
+    /// [`BeginError::Unavailable`] also when the server took the message and did not answer.
     pub async fn begin(
         routed: Routed<TenantPool>,
         scope: &TenantScope,
@@ -65,15 +66,37 @@ impl TenantTx {
         if routed.located.tenant != tenant {
             return Err(BeginError::Unavailable("the pool was leased for another tenant".into()));
         }
-        let text = begin_text(tenant, access, routed.located.epoch, routed.lease.timeouts());
+        let timeouts = routed.lease.timeouts();
+        let text = begin_text(tenant, access, routed.located.epoch, timeouts);
+        let answer_within = match access {
+            Access::Read => routed.lease.answer_within(),
+            Access::Write => routed.lease.answer_within().saturating_add(timeouts.lock),
+        };
         loop {
-            let (mut borrowed, reused) = routed.lease.borrow().await?;
-            match sqlx::raw_sql(AssertSqlSafe(text.as_str())).execute(borrowed.connection()).await {
-                Ok(_) => return Ok(Self { borrowed, tenant, access, _lease: routed.lease }),
+            let (mut borrowed, reused) =
+                routed.lease.borrow(tenant).await.map_err(|none| none.tell(&routed.lease))?;
+            let sent = sqlx::raw_sql(AssertSqlSafe(text.as_str())).execute(borrowed.connection());
+            // The server's own bounds do not hold on a server that is frozen.
+            let Ok(answer) = tokio::time::timeout(answer_within, sent).await else {
+                routed.lease.silent();
+                return Err(BeginError::Unavailable(Box::new(Unanswered { within: answer_within })));
+            };
+            match answer {
+                Ok(_) => {
+                    routed.lease.answered();
+                    return Ok(Self { borrowed, tenant, access, _lease: routed.lease });
+                }
                 // A connection that died while it lay idle says nothing of the server, and begin has no
                 // effect: take the next. Each turn removes one, so this ends.
                 Err(error) if reused && is_dead(&error) => borrowed.discard(),
-                Err(error) => return Err(begin_error(error)),
+                Err(error) => {
+                    if is_dead(&error) {
+                        routed.lease.lost();
+                    } else {
+                        routed.lease.answered();
+                    }
+                    return Err(begin_error(error));
+                }
             }
         }
     }
@@ -122,6 +145,13 @@ impl TenantTx {
             Err(error) => Err(CommitError::Refused(Box::new(error))),
         }
     }
+}
+
+/// A server that took a message and did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the database did not answer within {} ms", within.as_millis())]
+struct Unanswered {
+    within: Duration,
 }
 
 /// The first message, built of a UUID and integers only.
