@@ -6,6 +6,7 @@ mod coherence;
 mod crash;
 mod doctor;
 mod embedded;
+mod fairness;
 mod fences;
 mod http_instruments;
 mod http_musicians;

@@ -11,6 +11,7 @@
 //! - `program.rs` the program `stagesub` as its users run it
 //! - `data_path.rs` tenant transactions as the product has them, and with a guard removed; `storm.rs` owners of
 //!   such transactions who go away in the middle
+//! - `frozen.rs` server processes that stand still
 //! - `database.rs` looking into a database as its owner, to see what the platform cannot be asked
 //!
 //! # Invariants
@@ -24,6 +25,7 @@ pub mod client;
 pub mod cluster;
 pub mod data_path;
 pub mod database;
+pub mod frozen;
 pub mod node;
 pub mod orchestra;
 pub mod platform;
@@ -32,6 +34,7 @@ pub mod proxy;
 pub mod storm;
 
 pub use client::{Answer, Client};
+pub use frozen::Frozen;
 pub use node::SecondNode;
 pub use orchestra::{Kept, Member, Orchestra};
 pub use platform::TestPlatform;

@@ -8,7 +8,7 @@ use stagesub_server::routes::build_router;
 use stagesub_server::wiring::Platform;
 
 use crate::client::Client;
-use crate::platform::{TestPlatform, open, serving};
+use crate::platform::{TestPlatform, open, serving, settings};
 
 /// Another node of a [`TestPlatform`]: caches, pools and background jobs of its own.
 pub struct SecondNode {
@@ -28,8 +28,8 @@ impl SecondNode {
     /// A node beside the platform's own one, which hears of changes as `follow` says.
     pub async fn beside(platform: &TestPlatform, follow: Follow) -> Self {
         let pools = PoolSizes { shared: 4, dedicated: 2, dedicated_pools: 50 };
-        let (wired, state, jobs) =
-            open(platform.registry(), pools, Bounds::default(), &serving("", follow)).await;
+        let settings = settings(platform.registry(), pools, Bounds::default());
+        let (wired, state, jobs) = open(settings, &serving("", follow)).await;
         Self { router: build_router(state), wired, _jobs: jobs }
     }
 

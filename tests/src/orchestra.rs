@@ -38,7 +38,7 @@ impl fmt::Display for Kept {
 }
 
 /// What its first administrator signs in with.
-pub(crate) const PASSWORD: &str = "kontrabas och tuba i takt";
+pub const PASSWORD: &str = "kontrabas och tuba i takt";
 
 /// An orchestra, and its administrator signed in.
 #[derive(Debug, Clone)]

@@ -11,7 +11,10 @@ use stagesub_domain::audit::{AuditAction, AuditEntry};
 use stagesub_domain::ports::registry::NewMember;
 use stagesub_domain::role::Role;
 use stagesub_server::bootstrap::ensure_superadmin;
-use stagesub_server::config::{Bounds, DatabaseSettings, PoolSizes, ServingSettings, SuperadminSettings};
+use stagesub_server::config::{
+    Bounds, ConnectionSettings, DatabaseSettings, LimitSettings, PoolShares, PoolSizes, ServingSettings,
+    SuperadminSettings,
+};
 use stagesub_server::jobs::Jobs;
 use stagesub_server::jobs::changes::Follow;
 use stagesub_server::routes::build_router;
@@ -70,6 +73,22 @@ impl TestPlatform {
         Self::start_with(proxies, PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 }).await
     }
 
+    /// A platform behind proxies with these addresses, which may be asked only so often. The others may be asked
+    /// as often as a test likes.
+    pub async fn start_limited(proxies: &str, limits: LimitSettings) -> Self {
+        let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
+        let serving = ServingSettings { limits, ..serving(proxies, Follow::default()) };
+        let settings = settings(&fresh_databases().await, pools, Bounds::default());
+        Self::start_as(settings, serving).await
+    }
+
+    /// A platform that shares its pools in another way.
+    pub async fn start_sharing(shares: PoolShares) -> Self {
+        let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
+        let settings = settings(&fresh_databases().await, pools, Bounds::default());
+        Self::start_as(DatabaseSettings { shares, ..settings }, serving("", Follow::default())).await
+    }
+
     /// A platform whose transactions have these bounds.
     pub async fn start_bounded(bounds: Bounds) -> Self {
         let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
@@ -94,8 +113,12 @@ impl TestPlatform {
     }
 
     async fn start_on(registry: ConnectionTarget, proxies: &str, pools: PoolSizes, bounds: Bounds) -> Self {
-        let serving = serving(proxies, Follow::default());
-        let (wired, state, jobs) = open(&registry, pools, bounds, &serving).await;
+        Self::start_as(settings(&registry, pools, bounds), serving(proxies, Follow::default())).await
+    }
+
+    async fn start_as(settings: DatabaseSettings, serving: ServingSettings) -> Self {
+        let registry = settings.database_url.clone();
+        let (wired, state, jobs) = open(settings, &serving).await;
         let client = Client::new(build_router(state.clone()), Self::DOMAIN);
         Self {
             wired,
@@ -326,6 +349,8 @@ pub(crate) fn serving(proxies: &str, follow: Follow) -> ServingSettings {
         }),
         shutdown: Duration::from_secs(5),
         follow,
+        limits: LimitSettings::off(),
+        connections: ConnectionSettings::default(),
     }
 }
 
@@ -345,29 +370,28 @@ async fn fresh_databases() -> ConnectionTarget {
     target
 }
 
-fn settings(registry: &ConnectionTarget, pools: PoolSizes, bounds: Bounds) -> DatabaseSettings {
+pub(crate) fn settings(registry: &ConnectionTarget, pools: PoolSizes, bounds: Bounds) -> DatabaseSettings {
     DatabaseSettings {
         database_url: registry.clone(),
         shared_database_url: None,
         keys: keys(),
         pools,
         bounds,
+        shares: PoolShares::default(),
     }
 }
 
 pub(crate) async fn open(
-    registry: &ConnectionTarget,
-    pools: PoolSizes,
-    bounds: Bounds,
+    settings: DatabaseSettings,
     serving: &ServingSettings,
 ) -> (Platform, AppState, Jobs) {
-    let wired = Platform::open(settings(registry, pools, bounds), serving.hosts.clone())
+    let wired = Platform::open(settings, serving.hosts.clone())
         .await
         .unwrap_or_else(|error| panic!("the platform opens on its databases: {error:?}"));
     let state = wired.state(serving).expect("the platform can sign tokens");
     ensure_superadmin(wired.people().as_ref(), wired.passwords(), serving.superadmin.as_ref(), state.now())
         .await
         .expect("the platform gets its administrator");
-    let jobs = wired.jobs(serving.follow);
+    let jobs = wired.jobs(serving.follow, &state);
     (wired, state, jobs)
 }

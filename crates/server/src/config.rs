@@ -3,6 +3,8 @@
 //! Every variable is described in `docs/deployment.md`. A secret that is missing is named and nothing
 //! starts; none has a default.
 
+mod fairness;
+
 use std::env::VarError;
 use std::fmt;
 use std::net::{AddrParseError, SocketAddr};
@@ -16,6 +18,7 @@ use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::{HostPolicy, InvalidProxies, TrustedProxies};
 
+pub use self::fairness::{ConnectionSettings, LimitSettings, PoolShares};
 use crate::jobs::changes::Follow;
 use crate::telemetry::{LogFormat, UnknownLogFormat};
 
@@ -72,6 +75,24 @@ pub struct RawConfig {
     pub stagesub_connection_wait_ms: Option<u64>,
     /// `STAGESUB_MOVE_WAIT_MS`
     pub stagesub_move_wait_ms: Option<u64>,
+    /// `STAGESUB_TENANT_SHARE`
+    pub stagesub_tenant_share: Option<u32>,
+    /// `STAGESUB_SHARED_CONNECTIONS`
+    pub stagesub_shared_connections: Option<u32>,
+    /// `STAGESUB_DEDICATED_CONNECTIONS`
+    pub stagesub_dedicated_connections: Option<u32>,
+    /// `STAGESUB_REQUESTS_PER_ADDRESS`
+    pub stagesub_requests_per_address: Option<u32>,
+    /// `STAGESUB_REQUESTS_PER_TENANT`
+    pub stagesub_requests_per_tenant: Option<u32>,
+    /// `STAGESUB_FAILED_SIGN_INS_PER_ADDRESS`
+    pub stagesub_failed_sign_ins_per_address: Option<u32>,
+    /// `STAGESUB_FAILED_SIGN_INS_PER_ACCOUNT`
+    pub stagesub_failed_sign_ins_per_account: Option<u32>,
+    /// `STAGESUB_MAX_CONNECTIONS`
+    pub stagesub_max_connections: Option<u32>,
+    /// `STAGESUB_HEAD_SECS`
+    pub stagesub_head_secs: Option<u32>,
     /// `STAGESUB_SHUTDOWN_SECS`
     pub stagesub_shutdown_secs: Option<u64>,
     /// `STAGESUB_REGISTRY_LISTEN`
@@ -106,6 +127,15 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_IDLE_TIMEOUT_MS",
     "STAGESUB_CONNECTION_WAIT_MS",
     "STAGESUB_MOVE_WAIT_MS",
+    "STAGESUB_TENANT_SHARE",
+    "STAGESUB_SHARED_CONNECTIONS",
+    "STAGESUB_DEDICATED_CONNECTIONS",
+    "STAGESUB_REQUESTS_PER_ADDRESS",
+    "STAGESUB_REQUESTS_PER_TENANT",
+    "STAGESUB_FAILED_SIGN_INS_PER_ADDRESS",
+    "STAGESUB_FAILED_SIGN_INS_PER_ACCOUNT",
+    "STAGESUB_MAX_CONNECTIONS",
+    "STAGESUB_HEAD_SECS",
     "STAGESUB_SHUTDOWN_SECS",
     "STAGESUB_REGISTRY_LISTEN",
     "STAGESUB_LOG",
@@ -192,6 +222,10 @@ pub struct ServingSettings {
     pub shutdown: Duration,
     /// How changes in the registry are heard of.
     pub follow: Follow,
+    /// How often the API may be asked.
+    pub limits: LimitSettings,
+    /// Bounds of the listener's connections.
+    pub connections: ConnectionSettings,
 }
 
 impl fmt::Debug for ServingSettings {
@@ -256,6 +290,8 @@ impl Settings {
                 superadmin: superadmin(raw)?,
                 shutdown: Duration::from_secs(raw.stagesub_shutdown_secs.unwrap_or(30)),
                 follow: Follow { listen: listens(raw)?, ..Follow::default() },
+                limits: LimitSettings::from_raw(raw)?,
+                connections: ConnectionSettings::from_raw(raw)?,
             },
         })
     }
@@ -283,6 +319,8 @@ pub struct DatabaseSettings {
     pub pools: PoolSizes,
     /// How long transactions of tenants may take and wait.
     pub bounds: Bounds,
+    /// How they are shared.
+    pub shares: PoolShares,
 }
 
 impl DatabaseSettings {
@@ -298,6 +336,7 @@ impl DatabaseSettings {
             keys: key_ring(keys)?,
             pools: pool_sizes(raw)?,
             bounds: Bounds::from_raw(raw)?,
+            shares: PoolShares::from_raw(raw)?,
         })
     }
 }

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub mod changes;
+pub mod nodes;
 pub mod upkeep;
 
 /// The jobs of one server. Dropping it ends them where they stand.

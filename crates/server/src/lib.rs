@@ -4,6 +4,7 @@
 //! - [`routes`]: the one table of routes and what every request passes through; [`openapi`] its description
 //! - [`extract`]: who asks, about whom, and what they sent; [`handlers`]: one file a resource
 //! - [`idempotency`]: requests that create something and are asked twice
+//! - [`limits`]: how often it may be asked
 //! - [`problem`]: every error as `application/problem+json`
 //! - [`state`]: the ports that handlers are given; [`readiness`] whether they answer; [`clock`] the time
 //! - [`wiring`]: the composition root, the one place that knows the adapters; [`config`] what it is told
@@ -30,6 +31,7 @@ pub mod guards;
 pub mod handlers;
 pub mod idempotency;
 pub mod jobs;
+pub mod limits;
 pub mod node;
 pub mod openapi;
 pub mod passphrase;

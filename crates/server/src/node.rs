@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::bootstrap::{self, BootstrapError};
 use crate::clock::SystemClock;
-use crate::config::{DatabaseSettings, ServingSettings};
+use crate::config::{ConnectionSettings, DatabaseSettings, ServingSettings};
 use crate::doctor::{self, Unsound};
 use crate::jobs::Jobs;
 use crate::routes::build_router;
@@ -24,6 +24,7 @@ pub struct Node {
     platform: Platform,
     state: AppState,
     jobs: Jobs,
+    connections: ConnectionSettings,
 }
 
 impl Node {
@@ -35,7 +36,7 @@ impl Node {
     pub async fn prepare(databases: DatabaseSettings, serving: &ServingSettings) -> Result<Self, NodeError> {
         let platform = Platform::open(databases, serving.hosts.clone()).await?;
         match Self::ready(&platform, serving).await {
-            Ok((state, jobs)) => Ok(Self { platform, state, jobs }),
+            Ok((state, jobs)) => Ok(Self { platform, state, jobs, connections: serving.connections }),
             Err(error) => {
                 platform.close(CLOSING).await;
                 Err(error)
@@ -60,7 +61,8 @@ impl Node {
             clock.now(),
         )
         .await?;
-        Ok((state, platform.jobs(serving.follow)))
+        let jobs = platform.jobs(serving.follow, &state);
+        Ok((state, jobs))
     }
 
     /// The platform's adapters.
@@ -71,7 +73,9 @@ impl Node {
 
     /// Serves until told to stop, then ends jobs and closes pools.
     pub async fn serve(self, listener: TcpListener, stop: &Stop, grace: Duration) -> Result<(), ServeError> {
-        let served = serving::serve(listener, build_router(self.state), stop, grace).await;
+        let proxies = self.state.trusted_proxies.clone();
+        let bounds = (self.connections, &proxies);
+        let served = serving::serve_within(listener, build_router(self.state), stop, grace, bounds).await;
         self.jobs.stop(CLOSING).await;
         self.platform.close(CLOSING).await;
         served

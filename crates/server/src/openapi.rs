@@ -9,7 +9,8 @@ use utoipa::{Modify, OpenApi};
     info(
         title = "StageSub",
         description = "Orchestras and their substitutes. Routes under /api/v1/platform answer on the platform's own \
-                       host, the others on an orchestra's host; errors are application/problem+json (RFC 9457).",
+                       host, the others on an orchestra's host; errors are application/problem+json (RFC 9457). Any of them may answer 429 with \
+                       Retry-After: an address and an orchestra each have so many requests a minute.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     modifiers(&Bearer),

@@ -3,6 +3,8 @@
 //! `type` is stable and may be matched on; `title` and `detail` are for people. An unknown tenant, another
 //! tenant's row and a missing row are told in the same words.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -204,6 +206,33 @@ impl Problem {
             "The request that this Idempotency-Key names is still at work; ask again shortly.",
         );
         problem.retry_after_secs = Some(1);
+        problem
+    }
+
+    /// Too many requests; the same one is answered later.
+    #[must_use]
+    pub fn rate_limited(retry_after: Duration) -> Self {
+        Self::too_many(
+            "rate-limited",
+            "There were too many requests from your address or to this orchestra; wait as long as Retry-After says.",
+            retry_after,
+        )
+    }
+
+    /// Too many sign-ins failed, or are under way.
+    #[must_use]
+    pub fn sign_in_limited(retry_after: Duration) -> Self {
+        Self::too_many(
+            "sign-in-limited",
+            "There were too many attempts to sign in; wait as long as Retry-After says.",
+            retry_after,
+        )
+    }
+
+    fn too_many(kind: &'static str, detail: &'static str, retry_after: Duration) -> Self {
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, "Too many requests", detail);
+        // Whole seconds, never too few.
+        problem.retry_after_secs = Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0));
         problem
     }
 

@@ -10,7 +10,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
-use stagesub_tenancy::http::{PeerAddr, TenantLayer};
+use stagesub_tenancy::http::{ClientAddr, PeerAddr, TenantLayer, client_address};
 use stagesub_tenancy::{Addressed, Host};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
@@ -100,7 +100,8 @@ pub fn build_router(state: AppState) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), redirect_www))
-        .layer(tenants);
+        .layer(tenants)
+        .layer(middleware::from_fn_with_state(state.clone(), limit_address));
     Router::new()
         .merge(probes())
         .fallback_service(addressed.with_state(state.clone()))
@@ -132,6 +133,16 @@ async fn peer(mut request: Request, next: Next) -> Response {
         request.extensions_mut().insert(peer);
     }
     next.run(request).await
+}
+
+/// Before the host is looked up, which may cost a question to the registry.
+async fn limit_address(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    match client_address(&request, &state.trusted_proxies)
+        .map(|ClientAddr(client)| state.limits.request_of(client))
+    {
+        Some(Err(problem)) => problem.into_response(),
+        Some(Ok(())) | None => next.run(request).await,
+    }
 }
 
 /// A request's id is ours; one that a client sends is kept out of logs and audit.

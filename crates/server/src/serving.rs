@@ -1,14 +1,37 @@
-//! The listener: binding it, serving on it, stopping within a bound.
+//! The listener: binding it, serving on it within bounds, stopping within a bound.
+//!
+//! axum's own `serve` has no bounds: whoever opens connections and sends nothing holds them for ever.
 
-use std::future::IntoFuture;
+mod peers;
+
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::TcpListener;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use stagesub_tenancy::TrustedProxies;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use self::peers::Peers;
+use crate::config::ConnectionSettings;
+
+/// How long the listener rests when the system gives it no connection: usually there are too many open files,
+/// and asking again at once would only burn a core.
+const REST: Duration = Duration::from_secs(1);
 
 /// The server could not begin or go on listening.
 #[derive(Debug, thiserror::Error)]
@@ -93,22 +116,109 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
 }
 
 /// Serves until told to stop; then takes no more connections and gives requests under way at most `grace`.
+/// Connections are bounded as [`ConnectionSettings`] has it by default, and no proxy is trusted.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     stop: &Stop,
     grace: Duration,
 ) -> Result<(), ServeError> {
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let serving = axum::serve(listener, service).with_graceful_shutdown(stop.asked.clone().cancelled_owned());
+    serve_within(listener, router, stop, grace, (ConnectionSettings::default(), &TrustedProxies::default()))
+        .await
+}
+
+/// As [`serve`], with the bounds of connections. Of those that may be open one peer may have a quarter; who
+/// wants more is hung up on. Proxies that are trusted, and this machine itself, may have all.
+pub async fn serve_within(
+    listener: TcpListener,
+    router: Router,
+    stop: &Stop,
+    grace: Duration,
+    (settings, proxies): (ConnectionSettings, &TrustedProxies),
+) -> Result<(), ServeError> {
+    let open = Arc::new(Semaphore::new(usize::try_from(settings.most).unwrap_or(Semaphore::MAX_PERMITS)));
+    let peers = Peers::new((settings.most / 4).max(1), proxies.clone());
+    let graceful = GracefulShutdown::new();
+    // Whatever this future's end is, no connection outlives it.
+    let cut = CancellationToken::new();
+    let _cut = cut.clone().drop_guard();
+    loop {
+        // The place first: a connection that nobody has taken yet waits in the system's own queue.
+        let next = async {
+            let place = Arc::clone(&open).acquire_owned().await;
+            (place, accept(&listener).await)
+        };
+        let (place, (stream, peer)) = tokio::select! {
+            biased;
+            () = stop.asked.cancelled() => break,
+            next = next => next,
+        };
+        let Some(counted) = peers.enter(peer.ip()) else {
+            tracing::debug!(%peer, "a peer has too many connections and was hung up on");
+            continue;
+        };
+        let serving = converse(stream, peer, router.clone(), settings, graceful.watcher());
+        let cut = cut.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = cut.cancelled() => {}
+            }
+            drop((place, counted));
+        });
+    }
+    drop(listener);
     tokio::select! {
-        ended = serving.into_future() => {
-            ended.map_err(|source| ServeError::System { what: "to go on listening", source })
-        }
+        () = graceful.shutdown() => {}
         () = out_of_time(stop, grace) => {
             tracing::warn!(grace_secs = grace.as_secs(), "requests still under way were cut off");
-            Ok(())
         }
+    }
+    Ok(())
+}
+
+/// The next connection. Errors of a connection are its own; the others are the system's, and pass.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset => {}
+                _ => {
+                    tracing::error!(cause = %error, "no connection could be taken");
+                    tokio::time::sleep(REST).await;
+                }
+            },
+        }
+    }
+}
+
+/// Answers the requests of one connection, until its client or a bound ends it.
+async fn converse(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    settings: ConnectionSettings,
+    watcher: Watcher,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(cause = %error, "a connection delays small packets");
+    }
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(settings.stalled));
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.head)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    if let Err(error) = pin!(watcher.watch(connection)).await {
+        tracing::debug!(cause = %error, %peer, "a connection ended early");
     }
 }
 
@@ -165,6 +275,79 @@ mod tests {
         let (ended, answer) = tokio::join!(serve(listener, router, &stop, Duration::from_mins(1)), client);
         ended.unwrap();
         assert!(answer.ends_with("answered"), "{answer}");
+    }
+
+    /// A server with these bounds, and its address; it stops when the token is dropped.
+    async fn within(settings: ConnectionSettings) -> (SocketAddr, tokio_util::sync::DropGuard) {
+        let router = Router::new()
+            .route("/", get(|| async { "answered" }))
+            .route("/large", get(|| async { vec![b'.'; 64 << 20] }));
+        let listener = bind(loopback()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Stop::default();
+        let guard = stop.asked.clone().drop_guard();
+        tokio::spawn(async move {
+            let bounds = (settings, &TrustedProxies::default());
+            serve_within(listener, router, &stop, Duration::ZERO, bounds).await
+        });
+        (address, guard)
+    }
+
+    /// What is answered until the server hangs up.
+    async fn say(stream: &mut TcpStream, text: &str) -> String {
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_arrive_ends_its_connection() {
+        let settings =
+            ConnectionSettings { head: Duration::from_millis(50), ..ConnectionSettings::default() };
+        let (address, _serving) = within(settings).await;
+        for sent in ["", "GET / HTTP/1.1\r\nhost: local", "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // Returns only because the server hangs up; the last one was answered and sends no second head.
+            let answer = say(&mut stream, sent).await;
+            assert_eq!(answer.ends_with("answered"), sent.ends_with("\r\n\r\n"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_takes_nothing_is_hung_up_on() {
+        let stalled = Duration::from_millis(50);
+        let settings = ConnectionSettings { most: 1, stalled, ..ConnectionSettings::default() };
+        let (address, _serving) = within(settings).await;
+        // More than the system keeps on its way between two sockets.
+        let mut reader = TcpStream::connect(address).await.unwrap();
+        reader.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        // There is room for one: it is answered because the other is no more.
+        let mut next = TcpStream::connect(address).await.unwrap();
+        let ask = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        assert!(say(&mut next, ask).await.ends_with("answered"));
+        drop(reader);
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_the_most_waits_for_another_to_end() {
+        let settings = ConnectionSettings { most: 2, ..ConnectionSettings::default() };
+        let (address, _serving) = within(settings).await;
+        let ask = "GET / HTTP/1.1\r\nhost: localhost\r\n";
+        let mut idle = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(ask.as_bytes()).await.unwrap();
+            idle.push(stream);
+        }
+        let mut third = TcpStream::connect(address).await.unwrap();
+        let ask = format!("{ask}connection: close\r\n\r\n");
+        let mut answer = Box::pin(say(&mut third, &ask));
+        tokio::select! {
+            early = &mut answer => panic!("{early}"),
+            answer = say(&mut idle[0], "connection: close\r\n\r\n") => assert!(answer.ends_with("answered")),
+        }
+        assert!(answer.await.ends_with("answered"));
     }
 
     #[tokio::test]

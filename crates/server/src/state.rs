@@ -13,6 +13,7 @@ use stagesub_tenancy::{Resolver, TenantId};
 use uuid::Uuid;
 
 use crate::idempotency::Fingerprints;
+use crate::limits::Limits;
 use crate::readiness::Readiness;
 
 /// Told when a tenant's record changed on this node, so that its own caches do not wait for the feed.
@@ -49,6 +50,8 @@ pub struct Parts {
     pub readiness: Arc<dyn Readiness>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// How often it may be asked.
+    pub limits: Arc<Limits>,
     /// Whose forwarded headers count.
     pub trusted_proxies: TrustedProxies,
     /// The domain tenants are served under.

@@ -35,7 +35,9 @@ use stagesub_tenancy::{HostPolicy, Resolver, TenantId, TenantStatus, TrustedProx
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use crate::config::LimitSettings;
 use crate::idempotency::Fingerprints;
+use crate::limits::Limits;
 use crate::readiness::MockReadiness;
 use crate::routes::build_router;
 use crate::state::{AppState, Parts};
@@ -113,6 +115,7 @@ fn server_on(units: Units, role: Role) -> Router {
         invalidate_person: Arc::new(|_| {}),
         readiness: Arc::new(readiness),
         clock: Arc::new(FixedClock::at(now())),
+        limits: Arc::new(Limits::new(LimitSettings::off())),
         trusted_proxies: TrustedProxies::default(),
         app_domain: "stagesub.test".to_owned(),
     }))

@@ -1,6 +1,7 @@
 //! The composition root: the one place that knows which adapter stands behind which port.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,15 @@ use stagesub_domain::service::provisioning::recover_provisioning;
 use stagesub_domain::service::tenants;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::doctor::{DoctorError, Report};
-use stagesub_storage::factory::{LeanPoolFactory, TenantDb};
+use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_storage::logins::DatabaseLogins;
 use stagesub_storage::migrate::MigrateError;
+use stagesub_storage::pool::TenantPoolSettings;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::changes::{PgChangeFeed, PgChangeSignal};
 use stagesub_storage::registry::credentials::{PgAuthorityStore, PgCredentialStore};
 use stagesub_storage::registry::logins::PgDatabaseLogins;
+use stagesub_storage::registry::nodes::PgNodeRegistry;
 use stagesub_storage::registry::people::PgPersonRegistry;
 use stagesub_storage::registry::shared::check_shared;
 use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
@@ -34,17 +37,18 @@ use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
 use stagesub_tenancy::{
-    CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, HostPolicy, PoolFactory,
-    PoolSettings, PoolTarget, Resolver, Router, TenantDirectory, TenantId,
+    CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, HostPolicy, NodeId,
+    NodeRegistry, PoolFactory, PoolSettings, PoolTarget, Resolver, Router, TenantDirectory, TenantId,
 };
 use uuid::Uuid;
 
 use crate::clock::SystemClock;
-use crate::config::{DatabaseSettings, PoolSizes, ServingSettings};
+use crate::config::{Bounds, DatabaseSettings, PoolShares, PoolSizes, ServingSettings};
 use crate::doctor;
 use crate::idempotency::Fingerprints;
 use crate::jobs::changes::Follow;
-use crate::jobs::{Jobs, changes, upkeep};
+use crate::jobs::{Jobs, changes, nodes, upkeep};
+use crate::limits::Limits;
 use crate::problem::error_chain;
 use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness, Remembered};
 use crate::state::{AppState, Invalidate, InvalidatePerson, Parts};
@@ -68,6 +72,9 @@ pub struct Platform {
     passwords: Arc<PasswordHasher>,
     invalidate: Invalidate,
     invalidate_person: InvalidatePerson,
+    nodes: Arc<dyn NodeRegistry>,
+    sizes: PoolSizes,
+    shares: PoolShares,
 }
 
 impl Platform {
@@ -84,7 +91,7 @@ impl Platform {
         let logins = Arc::new(PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys)));
         let factory = Arc::new(LeanPoolFactory::new(
             Arc::clone(&logins) as _,
-            databases.bounds.factory_settings(databases.pools),
+            factory_settings(databases.pools, databases.bounds, databases.shares),
         ));
         let cached: Arc<dyn TenantDirectory> = Arc::new(directory.clone());
         let router =
@@ -106,6 +113,9 @@ impl Platform {
             invalidate_person: Arc::new(move |user: Uuid| revoked.invalidate(&[user])),
             database_url: databases.database_url,
             keys,
+            nodes: Arc::new(PgNodeRegistry::new(registry.clone())),
+            sizes: databases.pools,
+            shares: databases.shares,
             registry,
             directory,
             router,
@@ -248,6 +258,7 @@ impl Platform {
                 factory: Arc::clone(&self.factory),
             })),
             clock: Arc::new(SystemClock),
+            limits: Arc::new(Limits::new(serving.limits)),
             trusted_proxies: serving.trusted_proxies.clone(),
             app_domain: app_domain.to_owned(),
         }))
@@ -255,7 +266,7 @@ impl Platform {
 
     /// Starts what goes on beside requests.
     #[must_use]
-    pub fn jobs(&self, follow: Follow) -> Jobs {
+    pub fn jobs(&self, follow: Follow, state: &AppState) -> Jobs {
         let sinks: Vec<Arc<dyn ChangeSink>> =
             vec![Arc::new(self.directory.clone()), Arc::clone(&self.authority) as _];
         let follower = ChangeFollower::new(Arc::new(PgChangeFeed::new(&self.registry)), sinks);
@@ -265,7 +276,35 @@ impl Platform {
         let mut jobs = Jobs::default();
         jobs.start(|stop| changes::follow(follower, follow.period, signal, stop));
         jobs.start(|stop| upkeep::every(upkeep::EVICTION, move || router.evict_expired(), stop));
+        let limits = Arc::clone(&state.limits);
+        jobs.start(|stop| upkeep::every(upkeep::FORGETTING, move || limits.forget_idle(), stop));
+        let node = NodeId::from_uuid(Uuid::now_v7());
+        let (nodes, fleet) = (Arc::clone(&self.nodes), self.fleet());
+        jobs.start(|stop| nodes::beat(nodes, node, move |live| fleet.clone().fit(live), stop));
         jobs
+    }
+
+    /// What a node shares with the others.
+    #[must_use]
+    pub fn fleet(&self) -> Fleet {
+        Fleet {
+            router: Arc::clone(&self.router),
+            factory: Arc::clone(&self.factory),
+            sizes: self.sizes,
+            shares: self.shares,
+        }
+    }
+
+    /// Pools of tenants' databases.
+    #[must_use]
+    pub fn router(&self) -> &Arc<Router<LeanPoolFactory>> {
+        &self.router
+    }
+
+    /// Where nodes say that they live.
+    #[must_use]
+    pub fn nodes(&self) -> &Arc<dyn NodeRegistry> {
+        &self.nodes
     }
 
     /// Closes every pool, within `grace`.
@@ -283,6 +322,46 @@ impl Platform {
 impl fmt::Debug for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Platform").field("router", &self.router).finish_non_exhaustive()
+    }
+}
+
+/// Connections to databases, as far as the nodes share them.
+#[derive(Clone)]
+pub struct Fleet {
+    router: Arc<Router<LeanPoolFactory>>,
+    factory: Arc<LeanPoolFactory>,
+    sizes: PoolSizes,
+    shares: PoolShares,
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet")
+            .field("sizes", &self.sizes)
+            .field("shares", &self.shares)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    /// Takes the part of one of so many nodes: pools that are open become smaller or larger.
+    pub async fn fit(self, live: NonZeroU32) {
+        let shared = self.shares.shared_pool(self.sizes, live);
+        self.factory.set_shared_connections(shared);
+        self.router.set_connection_budget(self.shares.dedicated_budget(self.sizes, live));
+        for pool in self.router.shared_pools() {
+            pool.resize(shared).await;
+        }
+    }
+}
+
+fn factory_settings(sizes: PoolSizes, bounds: Bounds, shares: PoolShares) -> FactorySettings {
+    let settings = bounds.factory_settings(sizes);
+    let sharing = |share, pool| TenantPoolSettings { share, ..pool };
+    // A database of one's own is shared with nobody.
+    FactorySettings {
+        shared: sharing(shares.tenant_percent, settings.shared),
+        dedicated: sharing(100, settings.dedicated),
     }
 }
 

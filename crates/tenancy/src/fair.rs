@@ -101,7 +101,7 @@ struct State<K: Eq + Hash + Clone> {
     permits: u32,
     held: u32,
     waiting: usize,
-    next_place: u64,
+    next_number: u64,
     /// Those who hold or wait.
     keys: HashMap<K, Turns<K>>,
     /// Those who wait, whose turn is next first.
@@ -123,7 +123,7 @@ impl<K: Eq + Hash + Clone> FairGate<K> {
             permits: settings.permits.max(1),
             held: 0,
             waiting: 0,
-            next_place: 0,
+            next_number: 0,
             keys: HashMap::new(),
             round: VecDeque::new(),
         };
@@ -235,15 +235,15 @@ impl<K: Eq + Hash + Clone> Inner<K> {
             return Err(Crowded::QueueFull);
         }
         let (waiter, granted) = oneshot::channel();
-        let place = state.next_place;
-        state.next_place += 1;
+        let number = state.next_number;
+        state.next_number += 1;
         state.waiting += 1;
         if queued == 0 {
             state.round.push_back(key.clone());
         }
-        state.turns(&key).waiting.push_back((place, waiter));
+        state.turns(&key).waiting.push_back((number, waiter));
         drop(state);
-        Ok(Asked::Waits(granted, Place { inner: Arc::clone(self), key, place }))
+        Ok(Asked::Waits(granted, Place { inner: Arc::clone(self), key, number }))
     }
 
     /// Takes what is free for those whose turn it is. To be delivered after the lock is released, because a
@@ -304,14 +304,14 @@ impl<K: Eq + Hash + Clone> State<K> {
 struct Place<K: Eq + Hash + Clone> {
     inner: Arc<Inner<K>>,
     key: K,
-    place: u64,
+    number: u64,
 }
 
 impl<K: Eq + Hash + Clone> Drop for Place<K> {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
         let Some(turns) = state.keys.get_mut(&self.key) else { return };
-        let Some(at) = turns.waiting.iter().position(|(place, _)| *place == self.place) else { return };
+        let Some(at) = turns.waiting.iter().position(|(number, _)| *number == self.number) else { return };
         let waiter = turns.waiting.remove(at);
         let (nobody, nothing) = (turns.waiting.is_empty(), turns.held == 0);
         state.waiting -= 1;

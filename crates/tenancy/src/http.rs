@@ -40,6 +40,13 @@ pub struct PeerAddr(pub IpAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub IpAddr);
 
+/// The address that a request came from, as far as `proxies` say; for layers that stand before
+/// [`TenantLayer`]. `None` without a [`PeerAddr`].
+pub fn client_address<B>(request: &Request<B>, proxies: &TrustedProxies) -> Option<ClientAddr> {
+    let PeerAddr(peer) = request.extensions().get()?;
+    Some(ClientAddr(proxies.client_address(*peer, joined(request.headers()).as_deref())))
+}
+
 /// Renders the answer to a request whose tenant could not be resolved.
 pub type Responder = Arc<dyn Fn(ResolveError) -> Response + Send + Sync>;
 
@@ -156,9 +163,8 @@ where
 impl Shared {
     async fn resolve<B: Send>(&self, request: &mut Request<B>) -> Result<Addressed, ResolveError> {
         let peer = request.extensions().get::<PeerAddr>().map(|PeerAddr(peer)| *peer);
-        if let Some(peer) = peer {
-            let client = self.proxies.client_address(peer, joined(request.headers()).as_deref());
-            request.extensions_mut().insert(ClientAddr(client));
+        if let Some(client) = client_address(request, &self.proxies) {
+            request.extensions_mut().insert(client);
         }
         let own = own_host(request);
         let host = match peer {

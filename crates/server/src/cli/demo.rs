@@ -45,7 +45,7 @@ async fn play(
     let address = serving::local_address(&listener)?;
     let subdomains = cast::ORCHESTRAS.each_ref().map(|orchestra| orchestra.subdomain);
     let secrets = load_secrets(ground.data_dir(), &subdomains)?;
-    let settings = ground::serving(&secrets, address).map_err(|error| Failure::of(&error))?;
+    let settings = ground::serving(&secrets, address, raw).map_err(|error| Failure::of(&error))?;
     let node = tokio::select! {
         node = prepare(ground, raw, &secrets, &settings) => node?,
         () = stop.asked.cancelled() => return Ok(()),

@@ -17,8 +17,8 @@ use super::cast::SUPERADMIN_EMAIL;
 use super::report::APP_DOMAIN;
 use super::secrets::Secrets;
 use crate::config::{
-    Bounds, ConfigError, DatabaseSettings, MigrateSettings, RawConfig, ServingSettings, SuperadminSettings,
-    pool_sizes,
+    Bounds, ConfigError, ConnectionSettings, DatabaseSettings, LimitSettings, MigrateSettings, PoolShares,
+    RawConfig, ServingSettings, SuperadminSettings, pool_sizes,
 };
 use crate::jobs::changes::Follow;
 use crate::problem::error_chain;
@@ -74,6 +74,7 @@ impl Ground {
                     keys: KeyRing::parse(secrets.keys.expose_secret())?,
                     pools: pool_sizes(raw)?,
                     bounds: Bounds::from_raw(raw)?,
+                    shares: PoolShares::from_raw(raw)?,
                 },
                 registry_admin: cluster.admin().clone(),
                 shared_admin: None,
@@ -99,7 +100,11 @@ impl Ground {
 }
 
 /// How a demo serves: for names under `localhost`, with its own secrets.
-pub fn serving(secrets: &Secrets, listen: SocketAddr) -> Result<ServingSettings, GroundError> {
+pub fn serving(
+    secrets: &Secrets,
+    listen: SocketAddr,
+    raw: &RawConfig,
+) -> Result<ServingSettings, GroundError> {
     Ok(ServingSettings {
         jwt_secret: secrets.jwt_secret.clone(),
         hosts: HostPolicy::new(APP_DOMAIN)?,
@@ -111,6 +116,8 @@ pub fn serving(secrets: &Secrets, listen: SocketAddr) -> Result<ServingSettings,
         }),
         shutdown: GRACE,
         follow: Follow::default(),
+        limits: LimitSettings::from_raw(raw)?,
+        connections: ConnectionSettings::from_raw(raw)?,
     })
 }
 

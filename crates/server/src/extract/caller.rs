@@ -64,6 +64,8 @@ impl FromRequestParts<AppState> for TenantCaller {
         let token = bearer(parts, state).await?;
         let authenticated =
             state.authenticator().authenticate(&token, Some(scope.tenant_id()), state.now()).await?;
+        // Once it is known whose request it is: strangers cannot use an orchestra's limit up.
+        state.limits.request_to(scope.tenant_id())?;
         Ok(Self {
             role: authenticated.role,
             actor: Actor { identity: authenticated.identity(), origin: origin(parts) },
@@ -115,6 +117,9 @@ impl FromRequestParts<AppState> for AnyCaller {
             .authenticator()
             .authenticate(&token, scope.map(TenantScope::tenant_id), state.now())
             .await?;
+        if let Some(scope) = scope {
+            state.limits.request_to(scope.tenant_id())?;
+        }
         Ok(Self {
             user: authenticated.user,
             role: authenticated.role,

@@ -6,6 +6,7 @@ use axum::http::header;
 use axum::response::{AppendHeaders, IntoResponse};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use stagesub_auth::LoginError;
 use stagesub_domain::role::Role;
 use stagesub_tenancy::Addressed;
 use utoipa::ToSchema;
@@ -75,6 +76,7 @@ pub struct MeResponse {
     (status = OK, body = LoginResponse),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
+    (status = TOO_MANY_REQUESTS, body = ProblemBody, content_type = "application/problem+json"),
     (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn login(
@@ -88,7 +90,12 @@ pub async fn login(
         Addressed::Apex => None,
         Addressed::Www => return Err(Problem::not_found()),
     };
-    let signed_in = state.login.login(&request.email, request.password, tenant, origin, state.now()).await?;
+    let attempt = state.limits.sign_in(origin.ip_address, &request.email).await?;
+    let signed_in = state.login.login(&request.email, request.password, tenant, origin, state.now()).await;
+    if !matches!(signed_in, Err(LoginError::Refused)) {
+        attempt.forgive();
+    }
+    let signed_in = signed_in?;
     Ok((
         AppendHeaders([(header::CACHE_CONTROL, "no-store")]),
         Json(LoginResponse {

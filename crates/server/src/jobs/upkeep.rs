@@ -8,6 +8,9 @@ use tokio_util::sync::CancellationToken;
 /// How often pools that nobody asks for are looked through.
 pub const EVICTION: Duration = Duration::from_mins(1);
 
+/// How often those who have not asked for long are forgotten.
+pub const FORGETTING: Duration = Duration::from_mins(1);
+
 /// Does a chore once a period until told to stop.
 pub async fn every(period: Duration, mut chore: impl FnMut() + Send, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(period);

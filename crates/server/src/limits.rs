@@ -1,0 +1,262 @@
+//! How often the API may be asked.
+//!
+//! An address and an orchestra each have so many requests a minute; an orchestra those of its own people. Signing in costs a hash, so it has bounds
+//! of its own: failed ones are counted by address and by account, and addresses take turns at the hasher, so
+//! that many connections of one address cannot fill its queue for the others.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use stagesub_tenancy::fair::Permit;
+use stagesub_tenancy::rate::{Limited, RateLimit, client_of};
+use stagesub_tenancy::{Crowded, FairGate, FairSettings, TenantId};
+
+use crate::config::LimitSettings;
+use crate::problem::Problem;
+
+/// Sign-ins of one address that may wait for their turn.
+const SIGN_INS_WAITING_EACH: usize = 16;
+/// Sign-ins that may wait in all.
+const SIGN_INS_WAITING: usize = 512;
+/// How long a sign-in waits for its turn.
+const SIGN_IN_WAIT: Duration = Duration::from_secs(2);
+
+/// The limits of one server.
+#[derive(Debug)]
+pub struct Limits {
+    addresses: Option<RateLimit<IpAddr>>,
+    tenants: Option<RateLimit<TenantId>>,
+    failing_addresses: Option<RateLimit<IpAddr>>,
+    /// Accounts by a hash that only this process knows: login addresses are not kept.
+    failing_accounts: Option<RateLimit<u64>>,
+    hasher: RandomState,
+    turns: Option<FairGate<Option<IpAddr>>>,
+}
+
+impl Limits {
+    /// Limits under which nobody has asked yet.
+    #[must_use]
+    pub fn new(settings: LimitSettings) -> Self {
+        let turns = settings.failed_sign_ins_per_address.map(|_| {
+            let cores = available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+            FairGate::new(FairSettings {
+                // Twice as many as hash at once, so that look-ups before and after it keep no core waiting; an
+                // address has half of them.
+                permits: cores.saturating_mul(2),
+                waiting_each: SIGN_INS_WAITING_EACH,
+                waiting: SIGN_INS_WAITING,
+                wait: SIGN_IN_WAIT,
+                ..FairSettings::default()
+            })
+        });
+        Self {
+            addresses: limit(settings.requests_per_address),
+            tenants: limit(settings.requests_per_tenant),
+            failing_addresses: limit(settings.failed_sign_ins_per_address),
+            failing_accounts: limit(settings.failed_sign_ins_per_account),
+            hasher: RandomState::new(),
+            turns,
+        }
+    }
+
+    /// Counts a request of an address.
+    ///
+    /// # Errors
+    /// 429 when there were too many.
+    pub fn request_of(&self, address: IpAddr) -> Result<(), Problem> {
+        take(self.addresses.as_ref(), &client_of(address)).map_err(rate_limited)
+    }
+
+    /// Counts a request to an orchestra, of somebody who is signed in there.
+    ///
+    /// # Errors
+    /// 429 when there were too many.
+    pub fn request_to(&self, tenant: TenantId) -> Result<(), Problem> {
+        take(self.tenants.as_ref(), &tenant).map_err(rate_limited)
+    }
+
+    /// Lets one sign-in begin when it is its address's turn. It counts as failed unless
+    /// [`Attempt::forgive`] is called, so also when its client does not wait for the answer.
+    ///
+    /// # Errors
+    /// 429 when too many failed, or too many of the address wait; 503 when the turn does not come in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place up and counts nothing.
+    pub async fn sign_in(&self, address: Option<IpAddr>, email: &str) -> Result<Attempt<'_>, Problem> {
+        let address = address.map(client_of);
+        // Everything an address book would take for the same login address is the same account.
+        let account = self.hasher.hash_one(email.trim().to_lowercase());
+        self.may_fail(address, account)?;
+        let turn = match &self.turns {
+            None => None,
+            Some(turns) => match turns.enter(address).await {
+                Ok(turn) => Some(turn),
+                Err(Crowded::QueueFull) => return Err(Problem::sign_in_limited(Duration::from_secs(1))),
+                Err(crowded) => return Err(Problem::unavailable(crowded)),
+            },
+        };
+        // Others may have failed while this one waited.
+        self.may_fail(address, account)?;
+        Ok(Attempt { limits: self, address, account, counts: true, _turn: turn })
+    }
+
+    /// Forgets who has not asked for long; to be called now and then.
+    pub fn forget_idle(&self) {
+        for limit in [&self.addresses, &self.failing_addresses].into_iter().flatten() {
+            limit.forget_idle();
+        }
+        self.tenants.iter().for_each(RateLimit::forget_idle);
+        self.failing_accounts.iter().for_each(RateLimit::forget_idle);
+    }
+
+    fn may_fail(&self, address: Option<IpAddr>, account: u64) -> Result<(), Problem> {
+        let by_address = match (&self.failing_addresses, address) {
+            (Some(limit), Some(address)) => limit.look(&address),
+            _ => Ok(()),
+        };
+        let by_account = self.failing_accounts.as_ref().map_or(Ok(()), |limit| limit.look(&account));
+        by_address.and(by_account).map_err(|limited| Problem::sign_in_limited(limited.retry_after))
+    }
+}
+
+/// One sign-in under way.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    limits: &'a Limits,
+    address: Option<IpAddr>,
+    account: u64,
+    counts: bool,
+    _turn: Option<Permit<Option<IpAddr>>>,
+}
+
+impl Attempt<'_> {
+    /// It succeeded, or nothing was decided: it does not count.
+    pub fn forgive(mut self) {
+        self.counts = false;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.counts {
+            return;
+        }
+        // A limit that is reached by now was passed by those who began together with this one; there are at
+        // most as many as take their turn at once.
+        if let (Some(limit), Some(address)) = (&self.limits.failing_addresses, &self.address) {
+            let _reached = limit.take(address);
+        }
+        if let Some(limit) = &self.limits.failing_accounts {
+            let _reached = limit.take(&self.account);
+        }
+    }
+}
+
+fn limit<K: Eq + std::hash::Hash + Clone>(most: Option<NonZeroU32>) -> Option<RateLimit<K>> {
+    most.map(RateLimit::per_minute)
+}
+
+fn take<K: Eq + std::hash::Hash + Clone>(limit: Option<&RateLimit<K>>, key: &K) -> Result<(), Limited> {
+    limit.map_or(Ok(()), |limit| limit.take(key))
+}
+
+fn rate_limited(limited: Limited) -> Problem {
+    Problem::rate_limited(limited.retry_after)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits::new(LimitSettings {
+            requests_per_address: NonZeroU32::new(3),
+            requests_per_tenant: NonZeroU32::new(2),
+            failed_sign_ins_per_address: NonZeroU32::new(4),
+            failed_sign_ins_per_account: NonZeroU32::new(2),
+        })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[track_caller]
+    fn refused<T: std::fmt::Debug>(result: Result<T, Problem>) {
+        assert_eq!(result.unwrap_err().status(), StatusCode::TOO_MANY_REQUESTS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_and_an_orchestra_have_limits_of_their_own() {
+        let limits = limits();
+        for last in ["1", "2", "ffff:1"] {
+            limits.request_of(ip(&format!("2001:db8::{last}"))).unwrap();
+        }
+        refused(limits.request_of(ip("2001:db8::9")));
+        limits.request_of(ip("2001:db8:0:1::9")).unwrap();
+        let [one, other] = [1, 2].map(|n| TenantId::from_uuid(uuid::Uuid::from_u128(n)));
+        limits.request_to(one).unwrap();
+        limits.request_to(one).unwrap();
+        refused(limits.request_to(one));
+        limits.request_to(other).unwrap();
+        tokio::time::advance(Duration::from_mins(1)).await;
+        limits.request_of(ip("2001:db8::9")).unwrap();
+        limits.request_to(one).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_sign_ins_end_by_account_and_by_address_and_others_go_on() {
+        let limits = limits();
+        let (bad, good) = (Some(ip("203.0.113.1")), Some(ip("203.0.113.2")));
+        for email in ["a@x.example", " A@X.example "] {
+            drop(limits.sign_in(bad, email).await.unwrap());
+        }
+        refused(limits.sign_in(good, "a@x.example").await);
+        for email in ["b@x.example", "c@x.example"] {
+            drop(limits.sign_in(bad, email).await.unwrap());
+        }
+        refused(limits.sign_in(bad, "d@x.example").await);
+        limits.sign_in(good, "d@x.example").await.unwrap().forgive();
+        tokio::time::advance(Duration::from_mins(1)).await;
+        limits.sign_in(bad, "a@x.example").await.unwrap().forgive();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_in_that_succeeds_counts_nothing() {
+        let limits = limits();
+        for _ in 0..100 {
+            limits.sign_in(Some(ip("203.0.113.1")), "a@x.example").await.unwrap().forgive();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_sign_ins_of_one_address_leave_a_turn_for_another() {
+        let bad = Some(ip("203.0.113.1"));
+        let settings = LimitSettings { failed_sign_ins_per_account: None, ..LimitSettings::default() };
+        let limits = Limits::new(settings);
+        let gate = limits.turns.as_ref().unwrap();
+        let mut attempts = Vec::new();
+        while gate.stats().held < gate.stats().permits / 2 {
+            attempts.push(limits.sign_in(bad, "a@x.example").await.unwrap());
+        }
+        {
+            let mut next = Box::pin(limits.sign_in(bad, "a@x.example"));
+            assert!(futures::poll!(next.as_mut()).is_pending(), "the address holds its half");
+            let mut waiting: Vec<_> =
+                (1..SIGN_INS_WAITING_EACH).map(|_| Box::pin(limits.sign_in(bad, "a@x.example"))).collect();
+            for attempt in &mut waiting {
+                assert!(futures::poll!(attempt.as_mut()).is_pending());
+            }
+            refused(limits.sign_in(bad, "a@x.example").await);
+            limits.sign_in(Some(ip("203.0.113.2")), "b@x.example").await.unwrap().forgive();
+        }
+        drop(attempts);
+        assert_eq!(gate.stats().held, 0);
+    }
+}

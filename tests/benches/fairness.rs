@@ -1,0 +1,317 @@
+//! What one orchestra that asks 20 times as often, and one whose database is frozen, cost the others.
+//!
+//!     cargo bench -p stagesub-tests --bench fairness
+//!
+//! Eight orchestras each make requests, one after the other, and look at a page of musicians with each. In one kind of
+//! cell they are alone; in the next one more orchestra of the same database makes the requests of 20 such clients at
+//! once; in the third one more is there whose dedicated database was stopped (SIGSTOP of its server processes) while
+//! its clients go on. Rounds are interleaved, and each kind is compared with `alone` of its own round.
+//! `--rounds N` and `--millis N` (the length of a cell) change how long it takes; `--share P` changes what one
+//! orchestra may hold of the shared pool, 100 being no bound but turns.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use stagesub_domain::page::Page;
+use stagesub_domain::ports::Units;
+use stagesub_domain::ports::musicians::MusicianFilter;
+use stagesub_server::config::PoolShares;
+use stagesub_tenancy::{Access, BeginError, OpenError, RouteError, TenantScope};
+use stagesub_tests::{Frozen, Kept, Orchestra, TestPlatform};
+
+/// The others: in the shared database, and in databases of their own.
+const SHARED: usize = 6;
+const DEDICATED: usize = 2;
+/// Clients of the one that asks too often; each of the others has one.
+const NOISY_CLIENTS: usize = 20;
+/// Clients of the one whose database is frozen.
+const FROZEN_CLIENTS: usize = 4;
+/// Musicians of each orchestra.
+const MUSICIANS: u32 = 40;
+/// Pauses between requests of the others in the paced part.
+const PACE: Duration = Duration::from_millis(10);
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(bench(Arguments::parse()));
+}
+
+struct Arguments {
+    rounds: usize,
+    cell: Duration,
+    share: u8,
+}
+
+impl Arguments {
+    fn parse() -> Self {
+        let mut arguments = Self { rounds: 12, cell: Duration::from_secs(1), share: 50 };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut number = || -> u64 {
+                words
+                    .next()
+                    .and_then(|number| number.parse().ok())
+                    .unwrap_or_else(|| panic!("{word} needs a number"))
+            };
+            match word.as_str() {
+                "--rounds" => arguments.rounds = usize::try_from(number()).expect("a small number"),
+                "--millis" => arguments.cell = Duration::from_millis(number()),
+                "--share" => arguments.share = u8::try_from(number()).expect("a percentage"),
+                // cargo's own.
+                "--bench" => {}
+                other => panic!("{other} is no argument of this bench"),
+            }
+        }
+        arguments
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Alone,
+    Noisy,
+    Frozen,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Alone, Self::Noisy, Self::Frozen];
+}
+
+/// The orchestras of the bench.
+struct Stage {
+    platform: TestPlatform,
+    others: Vec<TenantScope>,
+    noisy: TenantScope,
+    frozen: TenantScope,
+    frozen_database: String,
+}
+
+async fn bench(arguments: Arguments) {
+    let stage = Stage::set(arguments.share).await;
+    println!(
+        "{} others, {NOISY_CLIENTS} noisy clients, {} rounds of {:?} a cell, share {} %",
+        stage.others.len(),
+        arguments.rounds,
+        arguments.cell,
+        arguments.share
+    );
+    println!("others ask             kind    requests/s   p50 us   p99 us  p99 / alone  errors  noisy/s");
+    let mut errors = 0;
+    let mut ratios = Vec::new();
+    for (paced, name) in [(None, "one after the other"), (Some(PACE), "every 10 ms")] {
+        let cells = stage.measure(&arguments, paced).await;
+        for kind in Kind::ALL {
+            errors += cells[kind as usize].iter().map(|cell| cell.errors).sum::<u64>();
+            ratios.push(report(name, kind, &cells, arguments.cell));
+        }
+    }
+    let [_, busy_noisy, busy_frozen, _, paced_noisy, paced_frozen] = ratios[..] else {
+        panic!("two ways to ask, three kinds of cell")
+    };
+    // What counts is the worse of the two ways to ask.
+    println!(
+        "RESULT p99_noisy={:.2} p99_frozen={:.2} errors={errors} p99_noisy_busy={busy_noisy:.2} \
+         p99_noisy_paced={paced_noisy:.2} p99_frozen_busy={busy_frozen:.2} p99_frozen_paced={paced_frozen:.2}",
+        busy_noisy.max(paced_noisy),
+        busy_frozen.max(paced_frozen),
+    );
+}
+
+impl Stage {
+    async fn set(share: u8) -> Self {
+        let shares = PoolShares { tenant_percent: share, ..PoolShares::default() };
+        let platform = TestPlatform::start_sharing(shares).await;
+        let mut others = Vec::new();
+        for n in 0..SHARED + DEDICATED {
+            let kept = if n < SHARED { Kept::Shared } else { Kept::Dedicated };
+            others.push(ready(&platform, kept, &format!("other{n}")).await.1);
+        }
+        let (_, noisy) = ready(&platform, Kept::Shared, "noisy").await;
+        let (orchestra, frozen) = ready(&platform, Kept::Dedicated, "frozen").await;
+        let frozen_database = platform.database_of(&orchestra).await;
+        Self { platform, others, noisy, frozen, frozen_database }
+    }
+
+    /// The cells of each kind, round by round.
+    async fn measure(&self, arguments: &Arguments, paced: Option<Duration>) -> [Vec<Cell>; 3] {
+        let units = &self.platform.state().units;
+        let mut cells: [Vec<Cell>; 3] = Default::default();
+        for round in 0..arguments.rounds {
+            for turn in 0..Kind::ALL.len() {
+                // Each kind comes at each place of a round.
+                let kind = Kind::ALL[(turn + round) % Kind::ALL.len()];
+                let beside = match kind {
+                    Kind::Alone => None,
+                    Kind::Noisy => Some((&self.noisy, NOISY_CLIENTS)),
+                    Kind::Frozen => Some((&self.frozen, FROZEN_CLIENTS)),
+                };
+                let still = if kind == Kind::Frozen {
+                    warm(units, &self.frozen).await;
+                    Some(Frozen::database(self.platform.registry(), &self.frozen_database).await)
+                } else {
+                    None
+                };
+                cells[kind as usize].push(cell(units, &self.others, beside, paced, arguments.cell).await);
+                assert!(still.is_none_or(|still| still.processes() > 0), "nothing was frozen");
+            }
+        }
+        cells
+    }
+}
+
+/// Prints a line; the median of the rounds' ratios to `alone`.
+fn report(name: &str, kind: Kind, cells: &[Vec<Cell>; 3], length: Duration) -> f64 {
+    let (cells, alone) = (&cells[kind as usize], &cells[Kind::Alone as usize]);
+    let ratio = cells.iter().zip(alone).map(|(cell, alone)| cell.percentile(0.99) / alone.percentile(0.99));
+    let ratio = median(ratio.collect());
+    let of = |measure: &dyn Fn(&Cell) -> f64| median(cells.iter().map(measure).collect());
+    println!(
+        "{name:<20} {:>8} {:>12.0} {:>8.0} {:>8.0} {ratio:>12.2} {:>7} {:>8.0}",
+        format!("{kind:?}").to_lowercase(),
+        of(&|cell| per_second(cell.micros.len() as u64, length)),
+        of(&|cell| cell.percentile(0.5)),
+        of(&|cell| cell.percentile(0.99)),
+        cells.iter().map(|cell| cell.errors).sum::<u64>(),
+        of(&|cell| per_second(cell.beside, length)),
+    );
+    ratio
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of seconds")]
+fn per_second(count: u64, length: Duration) -> f64 {
+    count as f64 / length.as_secs_f64()
+}
+
+/// An orchestra with its musicians, and permission to look at them.
+async fn ready(platform: &TestPlatform, kept: Kept, subdomain: &str) -> (Orchestra, TenantScope) {
+    let orchestra = platform.orchestra(kept, subdomain).await;
+    for n in 0..MUSICIANS {
+        let musician = json!({ "firstName": "Anna", "lastName": format!("Berg{n}"), "email": format!("a{n}@x.example") });
+        orchestra.admin.post("/api/v1/musicians", &musician).await.expect(201);
+    }
+    let scope = platform.scope(&orchestra).await;
+    (orchestra, scope)
+}
+
+async fn look(units: &Units, scope: &TenantScope) -> Result<(), BeginError> {
+    let mut unit = units.begin(scope, Access::Read).await?;
+    let page = Page::new(None, 20).expect("a page of 20");
+    let found = unit.musicians().list(&MusicianFilter::default(), page).await.expect("musicians are listed");
+    assert_eq!(found.items.len(), 20);
+    unit.commit().await.expect("a read ends");
+    Ok(())
+}
+
+/// Waits until a database that was frozen answers on connections that can be frozen again.
+async fn warm(units: &Units, scope: &TenantScope) {
+    let patience = Instant::now() + Duration::from_mins(1);
+    loop {
+        match look(units, scope).await {
+            Ok(()) => return,
+            Err(error) if Instant::now() > patience => panic!("the database does not come back: {error:?}"),
+            Err(BeginError::Route(RouteError::Open(OpenError::BreakerOpen { retry_after }))) => {
+                tokio::time::sleep(retry_after).await;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+struct Cell {
+    /// How long each request of the others took, sorted.
+    micros: Vec<f64>,
+    /// Requests of the others that failed.
+    errors: u64,
+    /// Requests of the one that is there beside them, answered.
+    beside: u64,
+}
+
+impl Cell {
+    fn percentile(&self, part: f64) -> f64 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index into a short list"
+        )]
+        let index = ((self.micros.len() as f64 - 1.0) * part).round() as usize;
+        self.micros[index]
+    }
+}
+
+async fn cell(
+    units: &Units,
+    others: &[TenantScope],
+    beside: Option<(&TenantScope, usize)>,
+    paced: Option<Duration>,
+    length: Duration,
+) -> Cell {
+    let stop = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicU64::new(0));
+    let mut clients_beside = Vec::new();
+    if let Some((scope, clients)) = beside {
+        for _ in 0..clients {
+            let (units, scope) = (Arc::clone(units), scope.clone());
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            clients_beside.push(tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    match look(&units, &scope).await {
+                        Ok(()) => _ = answered.fetch_add(1, Ordering::Relaxed),
+                        // A client that is refused comes back a little later.
+                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                }
+            }));
+        }
+        // In full swing before anything is measured.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        answered.store(0, Ordering::Relaxed);
+    }
+    let until = Instant::now() + length;
+    let tasks: Vec<_> = others
+        .iter()
+        .map(|scope| {
+            let (units, scope) = (Arc::clone(units), scope.clone());
+            tokio::spawn(async move {
+                let (mut micros, mut errors) = (Vec::new(), 0);
+                let mut ticks = paced.map(tokio::time::interval);
+                while Instant::now() < until {
+                    if let Some(ticks) = &mut ticks {
+                        ticks.tick().await;
+                    }
+                    let began = Instant::now();
+                    match look(&units, &scope).await {
+                        Ok(()) => micros.push(began.elapsed().as_secs_f64() * 1e6),
+                        Err(error) => {
+                            println!("one of the others: {error:?}");
+                            errors += 1;
+                        }
+                    }
+                }
+                (micros, errors)
+            })
+        })
+        .collect();
+    let (mut micros, mut errors) = (Vec::new(), 0);
+    for task in tasks {
+        let (of_task, failed) = task.await.expect("a client ends");
+        micros.extend(of_task);
+        errors += failed;
+    }
+    let beside = answered.load(Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
+    for task in clients_beside {
+        // Whoever waits for a frozen database is not waited for.
+        task.abort();
+        drop(task.await);
+    }
+    micros.sort_by(f64::total_cmp);
+    Cell { micros, errors, beside }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
