@@ -1,6 +1,7 @@
 //! Repositories on a real PostgreSQL: what they find, and what they leave of other tenants' rows.
 
 use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, Row};
 use stagesub_domain::error::{Constraint, StoreError};
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo};
 use stagesub_domain::language::Language;
@@ -12,7 +13,10 @@ use stagesub_domain::subscription::{Limits, Resource};
 use stagesub_id_gen::Kind;
 use stagesub_tenancy::{Access, TenantScope};
 
+use stagesub_tests::database::{connect, run};
+
 use crate::isolation::seeded;
+use crate::tenant_tx::lab::scalar;
 
 async fn begin(units: &Units, scope: &TenantScope, access: Access) -> Box<dyn UnitOfWork> {
     units.begin(scope, access).await.expect("the tenant is served")
@@ -231,4 +235,86 @@ async fn older_limits_are_not_stored_over_newer_ones() {
     let mut other = begin(&units, theirs, Access::Read).await;
     let other = other.quotas().list().await.expect("rows");
     assert_eq!(other.iter().map(|quota| quota.limit).collect::<Vec<_>>(), [Some(5), Some(10), Some(50)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_looked_up_in_the_index_of_addresses() {
+    const LOOK_UP: &str = "SELECT no FROM tenant.musician
+        WHERE tenant_id = $1 AND email_key = ANY(ARRAY(SELECT lower(e) FROM UNNEST($2::text[]) AS e))";
+    let lab = seeded::lab().await;
+    let units = lab.units();
+    let [ours, theirs] = &lab.scopes;
+    let mut unit = begin(&units, ours, Access::Write).await;
+    let many = (2..3_000).map(|no| musician(no, "Anna", "Vik", &format!("Anna.{no}@example.se")));
+    unit.musicians().insert(many.collect()).await.expect("new ones are stored");
+    unit.commit().await.expect("they are kept");
+    run(&mut connect(&lab.admin).await, "ANALYZE tenant.musician").await;
+
+    let sought = vec!["ANNA.77@EXAMPLE.SE".to_owned(), "nobody@example.se".to_owned()];
+    let mut unit = begin(&units, ours, Access::Write).await;
+    let found = unit.musicians().find_by_emails(sought.clone()).await.expect("they are looked for");
+    assert_eq!(
+        found.iter().map(|one| (one.no.get(), one.email.as_str())).collect::<Vec<_>>(),
+        [(77, "Anna.77@example.se")]
+    );
+    drop(unit);
+    let mut unit = begin(&units, theirs, Access::Write).await;
+    assert_eq!(unit.musicians().find_by_emails(sought).await.expect("they are looked for"), []);
+    drop(unit);
+
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let db = lab.tenants();
+        let mut tx = db.begin(ours, Access::Read).await.expect("it begins");
+        let prepare =
+            format!("SET LOCAL plan_cache_mode = {mode}; PREPARE look_up(uuid, text[]) AS {LOOK_UP}");
+        sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut tx).await.expect("it is prepared");
+        let explain =
+            format!("EXPLAIN (COSTS OFF) EXECUTE look_up('{}', '{{a@b.se,c@d.se}}')", ours.tenant_id());
+        let plan: Vec<String> = sqlx::raw_sql(AssertSqlSafe(explain))
+            .fetch_all(&mut tx)
+            .await
+            .expect("it is explained")
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        let plan = plan.join("\n");
+        let condition = plan.lines().find(|line| line.contains("Index Cond")).unwrap_or_default();
+        assert!(
+            plan.contains("musician_email_key") && condition.contains("email_key = ANY"),
+            "{mode}: {plan}"
+        );
+        sqlx::raw_sql("DEALLOCATE look_up").execute(&mut tx).await.expect("it goes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_addresses_are_made_for_musicians_who_were_there_before() {
+    const MIGRATION: &str =
+        include_str!("../../crates/storage/migrations/tenant/20261125130000_musician_email_key.sql");
+    let lab = seeded::lab().await;
+    let mut owner = connect(&lab.admin).await;
+    // As it was before, with an address in mixed case; then as the owner, who is bound to no tenant.
+    run(
+        &mut owner,
+        "ALTER TABLE tenant.musician DROP COLUMN email_key;
+         CREATE UNIQUE INDEX musician_email_key ON tenant.musician (tenant_id, lower(email));
+         UPDATE tenant.musician SET email = 'Asa.BERG@Example.SE';
+         SET ROLE stagesub_owner",
+    )
+    .await;
+    run(&mut owner, &format!("BEGIN; {MIGRATION}; COMMIT")).await;
+    let mut admin = connect(&lab.admin).await;
+    let keys: i64 =
+        scalar(&mut admin, "SELECT count(*) FROM tenant.musician WHERE email_key = 'asa.berg@example.se'")
+            .await;
+    assert_eq!(keys, 2);
+    for scope in &lab.scopes {
+        let mut unit = begin(&lab.units(), scope, Access::Write).await;
+        let again = vec![musician(9, "Åsa", "Berg", "ASA.berg@example.se")];
+        let refused = unit.musicians().insert(again).await;
+        assert!(
+            matches!(refused, Err(StoreError::Conflict { constraint: Constraint::MusicianEmail })),
+            "{refused:?}"
+        );
+    }
 }
