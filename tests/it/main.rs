@@ -17,6 +17,7 @@ mod idempotency;
 mod ids;
 mod import;
 mod isolation;
+mod one_message;
 mod pools;
 mod prove_cli;
 mod prove_guards;

@@ -6,6 +6,7 @@ use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use stagesub_sabotage as sabotage;
 use stagesub_storage::error::CommitError;
+use stagesub_storage::one_message::{PreparedRead, ReadError};
 use stagesub_storage::{factory, tx};
 use stagesub_tenancy::{Access, BeginError, TenantId, TenantScope};
 
@@ -35,6 +36,28 @@ impl Db {
         match self {
             Self::Sound(db) => db.begin(scope, access).await.map(Tx::Sound),
             Self::Unclean(db) => db.begin(scope, access).await.map(Tx::Unclean),
+        }
+    }
+
+    /// Owner and name of the scope's instruments that are numbered up to `most`, in one message.
+    ///
+    /// # Errors
+    /// As the product's.
+    pub async fn names(&self, scope: &TenantScope, most: i64) -> Result<Vec<PgRow>, ReadError> {
+        const SQL: &str = "SELECT tenant_id, name FROM tenant.instrument WHERE tenant_id = $1 AND no <= $2";
+        const SOUND: PreparedRead = PreparedRead::new("storm_names", SQL, 1);
+        const UNCLEAN: sabotage::one_message::PreparedRead =
+            sabotage::one_message::PreparedRead::new("storm_names", SQL, 1);
+        match self {
+            Self::Sound(db) => db.read_in_one_message(scope, &SOUND, &[most]).await,
+            Self::Unclean(db) => {
+                db.read_in_one_message(scope, &UNCLEAN, &[most]).await.map_err(|error| match error {
+                    sabotage::one_message::ReadError::Begin(error) => ReadError::Begin(error),
+                    sabotage::one_message::ReadError::Unprepared(error) => ReadError::Unprepared(error),
+                    sabotage::one_message::ReadError::Statement(error) => ReadError::Statement(error),
+                    other => ReadError::Statement(sqlx::Error::Protocol(other.to_string())),
+                })
+            }
         }
     }
 }

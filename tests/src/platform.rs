@@ -354,6 +354,18 @@ pub(crate) fn serving(proxies: &str, follow: Follow) -> ServingSettings {
     }
 }
 
+impl TestPlatform {
+    /// The router of a node of its own on the same databases, which reads no list in one message.
+    pub async fn node_of_ordinary_reads(&self) -> axum::Router {
+        let pools = PoolSizes { shared: 4, dedicated: 2, dedicated_pools: 50 };
+        let settings = settings(&self.registry, pools, Bounds::default());
+        let settings = DatabaseSettings { one_message_reads: false, ..settings };
+        let serving = serving("", Follow::default());
+        let node = Platform::open(settings, serving.hosts.clone()).await.expect("the databases are there");
+        build_router(node.state(&serving).expect("it can sign tokens"))
+    }
+}
+
 /// A registry and a shared database, copied from the templates; the registry's connection string.
 async fn fresh_databases() -> ConnectionTarget {
     let cluster = Cluster::get().await;
@@ -378,6 +390,7 @@ pub(crate) fn settings(registry: &ConnectionTarget, pools: PoolSizes, bounds: Bo
         pools,
         bounds,
         shares: PoolShares::default(),
+        one_message_reads: true,
     }
 }
 

@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use sqlx::{AssertSqlSafe, Row};
 use stagesub_storage::error::{CommitError, is_dead, sqlstate};
+use stagesub_storage::one_message::ReadError;
 use stagesub_tenancy::{Access, BeginError, TenantId, TenantScope};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -170,6 +171,9 @@ impl Storm {
 
     /// What a request might be doing: one to three statements, some of which fail, then an end.
     async fn work(&self, guest: &Guest, random: &mut StdRng) -> bool {
+        if random.random_range(0..4) == 0 {
+            return self.glance(guest).await;
+        }
         let access = if random.random_range(0..4) == 0 { Access::Read } else { Access::Write };
         let mut tx = match self.db.begin(&guest.scope, access).await {
             Ok(tx) => tx,
@@ -191,6 +195,31 @@ impl Storm {
             // Not by panic!, which would print each.
             1 => resume_unwind(Box::new(Struck)),
             _ => self.judge_commit(tx.commit().await, &owner),
+        }
+        true
+    }
+
+    /// A read in one message, which nothing that its connection went through before may touch. `false`: the weather
+    /// kept it from beginning.
+    async fn glance(&self, guest: &Guest) -> bool {
+        match self.db.names(&guest.scope, guest.rows).await {
+            Ok(rows) => {
+                rows.iter().for_each(|row| self.check(row, guest));
+                if usize::try_from(guest.rows).ok() != Some(rows.len()) {
+                    self.seen.poison(&format!(
+                        "{} rows of {} were read in one message",
+                        rows.len(),
+                        guest.rows
+                    ));
+                }
+                Seen::count(&self.seen.glances);
+            }
+            Err(ReadError::Begin(error)) => {
+                self.judge_begin(&error);
+                return !self.explains_source(&error);
+            }
+            Err(error) if self.explains_source(&error) => Seen::count(&self.seen.lost),
+            Err(error) => self.seen.poison(&format!("a read in one message got {}", chain(&error))),
         }
         true
     }
@@ -287,6 +316,7 @@ impl Storm {
     /// A transaction that does nothing wrong, and must meet nothing of those before it: no transaction, no
     /// tenant, no setting, no error.
     pub async fn probe(&self, guest: &Guest) {
+        self.glance(guest).await;
         let mut tx = match self.db.begin(&guest.scope, Access::Read).await {
             Ok(tx) => tx,
             Err(error) => return self.judge_begin(&error),

@@ -6,6 +6,7 @@ use stagesub_id_gen::SequenceStore;
 use crate::error::StoreError;
 
 pub mod audit;
+pub mod hot_lists;
 pub mod idempotency;
 pub mod instruments;
 pub mod musicians;
@@ -16,6 +17,7 @@ pub mod registry;
 pub mod settings;
 
 pub use audit::AuditLog;
+pub use hot_lists::HotLists;
 pub use idempotency::IdempotencyStore;
 pub use instruments::{InstrumentRepository, PositionRepository, RankingListRepository};
 pub use musicians::MusicianRepository;

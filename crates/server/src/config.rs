@@ -23,8 +23,10 @@ use crate::jobs::changes::Follow;
 use crate::telemetry::{LogFormat, UnknownLogFormat};
 
 mod bounds;
+mod one_message;
 
 pub use bounds::Bounds;
+pub use one_message::one_message_reads;
 
 /// Where `serve` listens when nothing else is said: on this machine only, behind a proxy.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -93,6 +95,8 @@ pub struct RawConfig {
     pub stagesub_max_connections: Option<u32>,
     /// `STAGESUB_HEAD_SECS`
     pub stagesub_head_secs: Option<u32>,
+    /// `STAGESUB_ONE_MESSAGE_READS`
+    pub stagesub_one_message_reads: Option<String>,
     /// `STAGESUB_SHUTDOWN_SECS`
     pub stagesub_shutdown_secs: Option<u64>,
     /// `STAGESUB_REGISTRY_LISTEN`
@@ -136,6 +140,7 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_FAILED_SIGN_INS_PER_ACCOUNT",
     "STAGESUB_MAX_CONNECTIONS",
     "STAGESUB_HEAD_SECS",
+    "STAGESUB_ONE_MESSAGE_READS",
     "STAGESUB_SHUTDOWN_SECS",
     "STAGESUB_REGISTRY_LISTEN",
     "STAGESUB_LOG",
@@ -321,6 +326,8 @@ pub struct DatabaseSettings {
     pub bounds: Bounds,
     /// How they are shared.
     pub shares: PoolShares,
+    /// Whether the lists that are asked for most are read in one message each.
+    pub one_message_reads: bool,
 }
 
 impl DatabaseSettings {
@@ -337,6 +344,7 @@ impl DatabaseSettings {
             pools: pool_sizes(raw)?,
             bounds: Bounds::from_raw(raw)?,
             shares: PoolShares::from_raw(raw)?,
+            one_message_reads: one_message_reads(raw)?,
         })
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use stagesub_auth::{Authenticator, LoginService, PasswordHasher};
-use stagesub_domain::ports::Units;
 use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
+use stagesub_domain::ports::{HotLists, Units};
 use stagesub_domain::service::people::People;
 use stagesub_tenancy::clock::Clock;
 use stagesub_tenancy::proxies::TrustedProxies;
@@ -26,6 +26,8 @@ pub type InvalidatePerson = Arc<dyn Fn(Uuid) + Send + Sync>;
 pub struct Parts {
     /// Begins transactions on tenants' data.
     pub units: Units,
+    /// The lists that are asked for most.
+    pub hot_lists: Arc<dyn HotLists>,
     /// Hosts to scopes.
     pub resolver: Resolver,
     /// Signs people in.

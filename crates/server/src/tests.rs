@@ -17,8 +17,9 @@ use stagesub_auth::{
     AccessTokens, Authenticator, HasherSettings, LoginService, PasswordHasher, TokenSubject,
 };
 use stagesub_domain::error::{Constraint, StoreError};
-use stagesub_domain::page::Paged;
+use stagesub_domain::page::{Page, Paged};
 use stagesub_domain::ports::audit::MockAuditLog;
+use stagesub_domain::ports::hot_lists::MockHotLists;
 use stagesub_domain::ports::musicians::MockMusicianRepository;
 use stagesub_domain::ports::quotas::{MockQuotaRepository, Quota};
 use stagesub_domain::ports::registry::{
@@ -31,7 +32,7 @@ use stagesub_domain::settings::Settings;
 use stagesub_domain::subscription::{Resource, Tier};
 use stagesub_id_gen::{MockSequenceStore, Reserved};
 use stagesub_tenancy::testing::{FixedClock, InMemoryDirectory, tenant};
-use stagesub_tenancy::{HostPolicy, Resolver, TenantId, TenantStatus, TrustedProxies};
+use stagesub_tenancy::{HostPolicy, Resolver, TenantId, TenantScope, TenantStatus, TrustedProxies};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -69,6 +70,15 @@ fn server(units: MockUnitOfWorkFactory, role: Role) -> Router {
 
 /// The same over any factory.
 fn server_on(units: Units, role: Role) -> Router {
+    let mut hot_lists = MockHotLists::new();
+    hot_lists.expect_musicians().returning(|_, _| Ok(Paged { items: Vec::new(), next: None }));
+    hot_lists.expect_instruments().returning(|_, _| Ok(Paged { items: Vec::new(), next: None }));
+    hot_lists.expect_projects().returning(|_, _| Ok(Paged { items: Vec::new(), next: None }));
+    server_with(units, hot_lists, role)
+}
+
+/// The same with the lists that are asked for most.
+fn server_with(units: Units, hot_lists: MockHotLists, role: Role) -> Router {
     let directory = Arc::new(InMemoryDirectory::new());
     directory.insert(tenant(1, "GOT", "got"));
     directory.insert(tenant(2, "MLM", "mlm"));
@@ -100,6 +110,7 @@ fn server_on(units: Units, role: Role) -> Router {
     tenants.expect_reserve().returning(|_, _| Err(StoreError::Unavailable("not here".into())));
     build_router(AppState::new(Parts {
         units,
+        hot_lists: Arc::new(hot_lists),
         resolver: Resolver::new(
             directory,
             HostPolicy::new("stagesub.test").expect("the domain is well formed"),
@@ -355,20 +366,31 @@ async fn a_token_opens_only_the_host_it_was_made_for() {
 #[tokio::test]
 async fn a_viewer_reads_and_changes_nothing() {
     let ends = Ends::default();
-    let server = server(
-        ends.factory(|unit| {
+    // What is listed when nothing is asked for comes in one message; anything else takes a unit of work.
+    let mut hot_lists = MockHotLists::new();
+    let page = Page::new(Some(7), 20).expect("a page");
+    let asked = move |scope: &TenantScope, got: &Page| scope.code().as_str() == "GOT" && *got == page;
+    let none = |_: &TenantScope, _: Page| Ok(Paged { items: Vec::new(), next: None });
+    hot_lists.expect_musicians().withf(asked).once().returning(none);
+    let server = server_with(
+        Arc::new(ends.factory(|unit| {
             unit.expect_musicians().returning(|| {
                 let mut musicians = MockMusicianRepository::new();
                 musicians.expect_list().returning(|_, _| Ok(Paged { items: Vec::new(), next: None }));
                 Box::new(musicians)
             });
-        }),
+        })),
+        hot_lists,
         Role::Viewer,
     );
     let token = token(Some(1), Role::Viewer);
-    let (status, body, _) =
-        send(&server, request("GET", "got.stagesub.test", "/api/v1/musicians", Some(&token), None)).await;
-    assert_eq!((status, body), (StatusCode::OK, json!({"items": [], "nextCursor": null})));
+    for (query, begun) in [("cursor=Nw&limit=20", 0), ("cursor=Nw&limit=20&isActive=true", 1)] {
+        let path = format!("/api/v1/musicians?{query}");
+        let (status, body, _) =
+            send(&server, request("GET", "got.stagesub.test", &path, Some(&token), None)).await;
+        assert_eq!((status, body), (StatusCode::OK, json!({"items": [], "nextCursor": null})));
+        assert_eq!(ends.counts(), (begun, begun));
+    }
     let (status, body, _) =
         send(&server, request("POST", "got.stagesub.test", "/api/v1/musicians", Some(&token), Some(anna())))
             .await;

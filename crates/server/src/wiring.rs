@@ -13,8 +13,8 @@ use stagesub_auth::{
     PasswordHasher, WeakSecret,
 };
 use stagesub_domain::actor::Actor;
-use stagesub_domain::ports::Units;
 use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
+use stagesub_domain::ports::{HotLists, Units};
 use stagesub_domain::service::people::People;
 use stagesub_domain::service::provisioning::recover_provisioning;
 use stagesub_domain::service::tenants;
@@ -33,6 +33,7 @@ use stagesub_storage::registry::people::PgPersonRegistry;
 use stagesub_storage::registry::shared::check_shared;
 use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
 use stagesub_storage::registry::tenants::PgTenantRegistry;
+use stagesub_storage::repo::PgHotLists;
 use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
@@ -65,6 +66,7 @@ pub struct Platform {
     logins: Arc<PgDatabaseLogins>,
     resolver: Resolver,
     units: Units,
+    hot_lists: Arc<dyn HotLists>,
     tenants: Arc<dyn TenantRegistry>,
     people: Arc<dyn PersonRegistry>,
     databases: Arc<dyn TenantDatabases>,
@@ -103,6 +105,10 @@ impl Platform {
             resolver: Resolver::new(cached, hosts),
             units: Arc::new(PgUnitOfWorkFactory::new(
                 TenantDb::new(Arc::clone(&router)).with_patience(databases.bounds.patience()),
+            )),
+            hot_lists: Arc::new(PgHotLists::new(
+                TenantDb::new(Arc::clone(&router)).with_patience(databases.bounds.patience()),
+                databases.one_message_reads,
             )),
             tenants: Arc::new(PgTenantRegistry::new(registry.clone())),
             people: Arc::new(PgPersonRegistry::new(registry.clone())),
@@ -238,6 +244,7 @@ impl Platform {
         let authority = Arc::clone(&self.authority) as Arc<dyn AuthorityStore>;
         Ok(AppState::new(Parts {
             units: Arc::clone(&self.units),
+            hot_lists: Arc::clone(&self.hot_lists),
             resolver,
             login: LoginService::new(
                 Arc::clone(&self.credentials),

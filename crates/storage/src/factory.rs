@@ -131,8 +131,8 @@ fn check(marker: Option<Marker>, target: &PoolTarget) -> Result<(), OpenError> {
 /// Begins tenant transactions: what an embedder holds. Clones share the router.
 #[derive(Clone)]
 pub struct TenantDb {
-    router: Arc<Router<LeanPoolFactory>>,
-    patience: MovePatience,
+    pub(crate) router: Arc<Router<LeanPoolFactory>>,
+    pub(crate) patience: MovePatience,
 }
 
 impl TenantDb {

@@ -3,7 +3,8 @@
 //! Two halves. The first knows no orchestra and is what another service embeds; without the feature
 //! `orchestra` it depends on `stagesub-tenancy` alone.
 //!
-//! - [`tx`] the transaction that is bound to one tenant, the only way to tenant data; [`pool`] the connections
+//! - [`tx`] the transaction that is bound to one tenant, the only way to tenant data; [`one_message`] the same as
+//!   one read, in one message; [`pool`] the connections
 //!   under it; [`factory`] opens pools for the router and begins transactions, with [`patience`] for a tenant that
 //!   moves; [`fence`] lets a tenant in
 //! - [`catalogue`] which tenant tables there are and in which order they are copied; [`doctor`] what is wrong with
@@ -54,7 +55,8 @@
 //! # Invariants
 //!
 //! - A tenant transaction begins from a [`TenantScope`](stagesub_tenancy::TenantScope), in
-//!   [`tx::TenantTx::begin`] and nowhere else, with one message that is built of a UUID and integers.
+//!   [`tx::TenantTx::begin`] or whole in [`one_message::read`] and nowhere else, with one message that is built
+//!   of a UUID and integers.
 //! - No pool and no connection to tenant data leaves this crate: a query needs a transaction to run on.
 //! - A connection is dirty from before the first message of a transaction until that transaction ended
 //!   cleanly. A dirty one is cleaned up or closed, never lent; what cleans it up keeps its place in the pool.
@@ -75,6 +77,7 @@ mod hardening;
 pub mod logins;
 pub mod marker;
 pub mod migrate;
+pub mod one_message;
 pub mod patience;
 pub mod pool;
 pub mod prove;

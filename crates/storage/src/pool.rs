@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use stagesub_tenancy::fair::Permit;
 use stagesub_tenancy::{BeginError, BoxError, FairGate, FairSettings, FairStats, Lease, TenantId};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
-use crate::error::is_dead;
+use crate::error::{is_dead, sqlstate};
 
 /// How a pool of one database behaves.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +80,8 @@ const CANCEL_AFTER: Duration = Duration::from_millis(50);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 /// Longest wait for the connections of a pool that is closed: the clean-ups that still run, and a bit.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// SQLSTATE of a prepared statement that is not there.
+const NO_SUCH_STATEMENT: &str = "26000";
 /// Answers to statements that were left behind, at most: one that ran, one that was sent after it.
 const PENDING_ANSWERS: u32 = 3;
 
@@ -244,8 +246,35 @@ pub(crate) struct Conn {
     pg: PgConnection,
     state: State,
     pid: i32,
+    prepared: Prepared,
     /// After `pg`, so that it counts until the socket is closed.
     _present: Present,
+}
+
+/// Statements that were prepared by name on a connection. What is prepared outlives every transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    known: Vec<&'static str>,
+    /// The one whose `PREPARE` was sent and has not been seen answered.
+    doubtful: Option<&'static str>,
+}
+
+impl Prepared {
+    /// Whether the next message has to prepare it; it is doubtful from then on.
+    pub(crate) fn will_have(&mut self, name: &'static str) -> bool {
+        let wanting = !self.known.contains(&name);
+        if wanting {
+            self.doubtful = Some(name);
+        }
+        wanting
+    }
+
+    /// It was seen to be there.
+    pub(crate) fn has(&mut self, name: &'static str) {
+        if self.doubtful.take().is_some() {
+            self.known.push(name);
+        }
+    }
 }
 
 /// Counts one connection for as long as it exists.
@@ -277,7 +306,7 @@ impl managed::Manager for Manager {
         let present = Present::new(&self.present);
         let mut pg = PgConnection::connect_with(&self.options).await?;
         let pid = sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut pg).await?;
-        Ok(Conn { pg, state: State::Clean, pid, _present: present })
+        Ok(Conn { pg, state: State::Clean, pid, prepared: Prepared::default(), _present: present })
     }
 
     async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<sqlx::Error> {
@@ -334,6 +363,11 @@ impl Borrowed {
         &mut self.object.as_mut().expect("a borrowed connection is present until it is given back").pg
     }
 
+    /// What was prepared on the connection.
+    pub(crate) fn prepared(&mut self) -> &mut Prepared {
+        &mut self.object.as_mut().expect("a borrowed connection is present until it is given back").prepared
+    }
+
     /// Gives back a connection whose transaction ended cleanly and whose settings were reset.
     pub(crate) fn release(mut self) {
         if let Some(mut object) = self.object.take() {
@@ -367,7 +401,8 @@ impl Drop for Borrowed {
 async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>, turn: Option<Permit<TenantId>>) {
     let pid = object.pid;
     let tidied = {
-        let tidy = tidy(&mut object.pg);
+        let conn: &mut Conn = &mut object;
+        let tidy = tidy(&mut conn.pg, &mut conn.prepared);
         tokio::pin!(tidy);
         tokio::select! {
             result = &mut tidy => result.is_ok(),
@@ -394,8 +429,9 @@ async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>, turn: O
 }
 
 /// Waits until every answer of the last user has arrived, ends the transaction, resets all settings. An
-/// error that is still on its way belongs to the last user and must not reach the next.
-async fn tidy(pg: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// error that is still on its way belongs to the last user and must not reach the next. A statement of which it
+/// is not known whether it was prepared is not, after that.
+async fn tidy(pg: &mut PgConnection, prepared: &mut Prepared) -> Result<(), sqlx::Error> {
     for _ in 0..PENDING_ANSWERS {
         match pg.ping().await {
             Ok(()) => break,
@@ -403,7 +439,16 @@ async fn tidy(pg: &mut PgConnection) -> Result<(), sqlx::Error> {
             Err(error) => return Err(error),
         }
     }
-    sqlx::raw_sql("ROLLBACK;RESET ALL").execute(pg).await.map(|_| ())
+    sqlx::raw_sql("ROLLBACK;RESET ALL").execute(&mut *pg).await?;
+    if let Some(name) = prepared.doubtful {
+        match sqlx::raw_sql(AssertSqlSafe(format!("DEALLOCATE {name}"))).execute(pg).await {
+            Ok(_) => {}
+            Err(error) if sqlstate(&error).as_deref() == Some(NO_SUCH_STATEMENT) => {}
+            Err(error) => return Err(error),
+        }
+        prepared.doubtful = None;
+    }
+    Ok(())
 }
 
 /// Cancels statements over a connection of its own, opened when first wanted.

@@ -5,6 +5,7 @@
 
 mod audit;
 mod error;
+mod hot_lists;
 mod idempotency;
 mod instruments;
 mod musicians;
@@ -17,6 +18,7 @@ mod settings;
 mod starter;
 
 pub use error::CONSTRAINTS;
+pub use hot_lists::PgHotLists;
 
 pub(crate) use audit::PgAuditLog;
 pub(crate) use error::store_error;

@@ -1,4 +1,4 @@
-//! The transaction that is bound to one tenant: the only place that begins one.
+//! The transaction that is bound to one tenant: with [`crate::one_message`] the only place that begins one.
 
 use std::fmt;
 use std::time::Duration;
@@ -167,8 +167,8 @@ impl TenantTx {
 /// A server that took a message and did not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the database did not answer within {} ms", within.as_millis())]
-struct Unanswered {
-    within: Duration,
+pub(crate) struct Unanswered {
+    pub(crate) within: Duration,
 }
 
 /// The first message, built of a UUID and integers only.
@@ -191,7 +191,7 @@ fn begin_text(tenant: TenantId, access: Access, epoch: PlacementEpoch, timeouts:
 }
 
 /// A bound as the server takes it, which 0 would switch off.
-fn milliseconds(bound: Duration) -> i32 {
+pub(crate) fn milliseconds(bound: Duration) -> i32 {
     i32::try_from(bound.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 

@@ -97,7 +97,7 @@ impl UnitOfWork for PgUnit {
 
 /// What the use cases are told of a commit that failed. A refusal says as much as that of any statement: a
 /// deferred constraint, a lock, a time that was up.
-fn commit_error(error: CommitError) -> StoreError {
+pub(crate) fn commit_error(error: CommitError) -> StoreError {
     match error {
         CommitError::Refused(source) => match source.downcast::<sqlx::Error>() {
             Ok(source) => store_error(*source),

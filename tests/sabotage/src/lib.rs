@@ -17,6 +17,11 @@ pub mod factory {
     include!(concat!(env!("OUT_DIR"), "/factory.rs"));
 }
 
+/// Reads in one message.
+pub mod one_message {
+    include!(concat!(env!("OUT_DIR"), "/one_message.rs"));
+}
+
 /// How long a begin is tried again.
 pub mod patience {
     include!(concat!(env!("OUT_DIR"), "/patience.rs"));

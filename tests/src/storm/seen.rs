@@ -25,6 +25,8 @@ pub struct Seen {
     pub rows: AtomicU64,
     /// Rows of another.
     pub foreign: AtomicU64,
+    /// Reads in one message that brought their rows.
+    pub glances: AtomicU64,
     /// Probes that found a clean connection.
     pub probes: AtomicU64,
     /// Connections that were lent with something of another on them.

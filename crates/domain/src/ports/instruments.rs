@@ -16,6 +16,14 @@ pub struct InstrumentFilter {
     pub archived: Option<bool>,
 }
 
+impl InstrumentFilter {
+    /// What is listed when nothing is asked for: those that are not archived.
+    #[must_use]
+    pub fn unasked() -> Self {
+        Self { archived: Some(false), ..Self::default() }
+    }
+}
+
 /// Instruments of the unit's tenant.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]

@@ -22,6 +22,14 @@ pub struct MusicianFilter {
     pub instrument: Option<InstrumentNo>,
 }
 
+impl MusicianFilter {
+    /// What is listed when nothing is asked for: those that are not archived.
+    #[must_use]
+    pub fn unasked() -> Self {
+        Self { archived: Some(false), ..Self::default() }
+    }
+}
+
 /// Musicians of the unit's tenant, with their qualifications.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]

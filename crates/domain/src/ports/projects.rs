@@ -16,6 +16,14 @@ pub struct ProjectFilter {
     pub status: Option<ProjectStatus>,
 }
 
+impl ProjectFilter {
+    /// What is listed when nothing is asked for: all.
+    #[must_use]
+    pub fn unasked() -> Self {
+        Self::default()
+    }
+}
+
 /// Projects of the unit's tenant.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]

@@ -18,7 +18,7 @@ use super::report::APP_DOMAIN;
 use super::secrets::Secrets;
 use crate::config::{
     Bounds, ConfigError, ConnectionSettings, DatabaseSettings, LimitSettings, MigrateSettings, PoolShares,
-    RawConfig, ServingSettings, SuperadminSettings, pool_sizes,
+    RawConfig, ServingSettings, SuperadminSettings, one_message_reads, pool_sizes,
 };
 use crate::jobs::changes::Follow;
 use crate::problem::error_chain;
@@ -75,6 +75,7 @@ impl Ground {
                     pools: pool_sizes(raw)?,
                     bounds: Bounds::from_raw(raw)?,
                     shares: PoolShares::from_raw(raw)?,
+                    one_message_reads: one_message_reads(raw)?,
                 },
                 registry_admin: cluster.admin().clone(),
                 shared_admin: None,

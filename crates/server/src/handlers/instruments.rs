@@ -106,9 +106,14 @@ pub async fn list(
     let page = list::page(query.limit, query.cursor.as_deref())?;
     let filter =
         InstrumentFilter { search: list::search(query.q)?, archived: Some(query.archived.unwrap_or(false)) };
-    let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
-    let paged = service::list_instruments(&mut *unit, &filter, page).await?;
-    unit.commit().await?;
+    let paged = if filter == InstrumentFilter::unasked() {
+        state.hot_lists.instruments(&caller.scope, page).await?
+    } else {
+        let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
+        let paged = service::list_instruments(&mut *unit, &filter, page).await?;
+        unit.commit().await?;
+        paged
+    };
     Ok(list::list_body(paged, |instrument| InstrumentBody::new(&caller.scope, instrument)))
 }
 

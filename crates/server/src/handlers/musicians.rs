@@ -192,9 +192,14 @@ pub async fn list(
             .map(|id| parse_id::<InstrumentNo>(scope, "instrument", &id))
             .transpose()?,
     };
-    let mut unit = state.units.begin(scope, Access::Read).await?;
-    let paged = service::list_musicians(&mut *unit, &filter, page).await?;
-    unit.commit().await?;
+    let paged = if filter == MusicianFilter::unasked() {
+        state.hot_lists.musicians(scope, page).await?
+    } else {
+        let mut unit = state.units.begin(scope, Access::Read).await?;
+        let paged = service::list_musicians(&mut *unit, &filter, page).await?;
+        unit.commit().await?;
+        paged
+    };
     Ok(list::list_body(paged, |musician| MusicianBody::new(scope, musician)))
 }
 

@@ -148,9 +148,14 @@ pub async fn list(
         search: list::search(query.q)?,
         status: query.status.as_deref().map(status).transpose()?,
     };
-    let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
-    let paged = service::list_projects(&mut *unit, &filter, page).await?;
-    unit.commit().await?;
+    let paged = if filter == ProjectFilter::unasked() {
+        state.hot_lists.projects(&caller.scope, page).await?
+    } else {
+        let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
+        let paged = service::list_projects(&mut *unit, &filter, page).await?;
+        unit.commit().await?;
+        paged
+    };
     Ok(list::list_body(paged, |project| ProjectBody::new(&caller.scope, project)))
 }
 

@@ -2,6 +2,8 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::ids::InstrumentNo;
 use stagesub_domain::instrument::Instrument;
@@ -9,6 +11,7 @@ use stagesub_domain::page::{Page, Paged};
 use stagesub_domain::ports::InstrumentRepository;
 use stagesub_domain::ports::instruments::InstrumentFilter;
 
+use super::hot_lists::TextRow;
 use super::{contains, paged, read_limit, store_error};
 use crate::tx::TenantTx;
 
@@ -16,7 +19,7 @@ pub(crate) struct PgInstruments<'w> {
     pub(crate) tx: &'w mut TenantTx,
 }
 
-struct Row {
+pub(super) struct Row {
     no: i64,
     name: String,
     display_order: Option<i32>,
@@ -36,6 +39,24 @@ impl From<Row> for Instrument {
             updated_at: row.updated_at,
         }
     }
+}
+
+impl TextRow for Row {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            no: row.try_get(0)?,
+            name: row.try_get(1)?,
+            display_order: row.try_get(2)?,
+            archived_at: row.try_get(3)?,
+            created_at: row.try_get(4)?,
+            updated_at: row.try_get(5)?,
+        })
+    }
+}
+
+/// Cuts rows into a page.
+pub(super) fn page_of(rows: Vec<Row>, page: Page) -> Result<Paged<Instrument>, StoreError> {
+    paged(rows, page, |instrument: &Instrument| instrument.no.get(), |row| Ok(row.into()))
 }
 
 #[async_trait]
@@ -68,6 +89,14 @@ impl InstrumentRepository for PgInstruments<'_> {
 
     async fn list(&mut self, filter: &InstrumentFilter, page: Page) -> Result<Paged<Instrument>, StoreError> {
         let tenant = self.tx.tenant().as_uuid();
+        if *filter == InstrumentFilter::unasked() {
+            let (after, limit) = (page.after.unwrap_or(0), read_limit(page));
+            let rows = sqlx::query_file_as!(Row, "src/repo/hot_lists/instruments.sql", tenant, after, limit)
+                .fetch_all(&mut *self.tx)
+                .await
+                .map_err(store_error)?;
+            return page_of(rows, page);
+        }
         let rows = sqlx::query_as!(
             Row,
             "SELECT no, name, display_order, archived_at, created_at, updated_at
@@ -87,7 +116,7 @@ impl InstrumentRepository for PgInstruments<'_> {
         .fetch_all(&mut *self.tx)
         .await
         .map_err(store_error)?;
-        paged(rows, page, |instrument: &Instrument| instrument.no.get(), |row| Ok(row.into()))
+        page_of(rows, page)
     }
 
     async fn insert(&mut self, instruments: Vec<Instrument>) -> Result<(), StoreError> {

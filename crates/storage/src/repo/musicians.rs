@@ -2,6 +2,8 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo};
 use stagesub_domain::musician::Musician;
@@ -9,6 +11,7 @@ use stagesub_domain::page::{Page, Paged};
 use stagesub_domain::ports::MusicianRepository;
 use stagesub_domain::ports::musicians::MusicianFilter;
 
+use super::hot_lists::TextRow;
 use super::{contains, corrupt, paged, read_limit, store_error};
 use crate::tx::TenantTx;
 
@@ -16,7 +19,7 @@ pub(crate) struct PgMusicians<'w> {
     pub(crate) tx: &'w mut TenantTx,
 }
 
-struct Row {
+pub(super) struct Row {
     no: i64,
     first_name: String,
     last_name: String,
@@ -52,6 +55,31 @@ impl TryFrom<Row> for Musician {
             updated_at: row.updated_at,
         })
     }
+}
+
+impl TextRow for Row {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            no: row.try_get(0)?,
+            first_name: row.try_get(1)?,
+            last_name: row.try_get(2)?,
+            email: row.try_get(3)?,
+            phone: row.try_get(4)?,
+            preferred_language: row.try_get(5)?,
+            local_residence: row.try_get(6)?,
+            notes: row.try_get(7)?,
+            is_active: row.try_get(8)?,
+            archived_at: row.try_get(9)?,
+            created_at: row.try_get(10)?,
+            updated_at: row.try_get(11)?,
+            qualifications: row.try_get(12)?,
+        })
+    }
+}
+
+/// Cuts rows into a page.
+pub(super) fn page_of(rows: Vec<Row>, page: Page) -> Result<Paged<Musician>, StoreError> {
+    paged(rows, page, |musician: &Musician| musician.no.get(), Musician::try_from)
 }
 
 /// Musicians as columns, the way UNNEST takes them.
@@ -184,6 +212,14 @@ impl MusicianRepository for PgMusicians<'_> {
 
     async fn list(&mut self, filter: &MusicianFilter, page: Page) -> Result<Paged<Musician>, StoreError> {
         let tenant = self.tx.tenant().as_uuid();
+        if *filter == MusicianFilter::unasked() {
+            let (after, limit) = (page.after.unwrap_or(0), read_limit(page));
+            let rows = sqlx::query_file_as!(Row, "src/repo/hot_lists/musicians.sql", tenant, after, limit)
+                .fetch_all(&mut *self.tx)
+                .await
+                .map_err(store_error)?;
+            return page_of(rows, page);
+        }
         let rows = sqlx::query_as!(
             Row,
             r#"SELECT m.no, m.first_name, m.last_name, m.email, m.phone, m.preferred_language, m.local_residence,
@@ -218,7 +254,7 @@ impl MusicianRepository for PgMusicians<'_> {
         .fetch_all(&mut *self.tx)
         .await
         .map_err(store_error)?;
-        paged(rows, page, |musician: &Musician| musician.no.get(), Musician::try_from)
+        page_of(rows, page)
     }
 
     async fn insert(&mut self, musicians: Vec<Musician>) -> Result<(), StoreError> {

@@ -2,6 +2,8 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::ids::ProjectNo;
 use stagesub_domain::page::{Page, Paged};
@@ -9,6 +11,7 @@ use stagesub_domain::ports::ProjectRepository;
 use stagesub_domain::ports::projects::ProjectFilter;
 use stagesub_domain::project::{Project, ProjectStatus};
 
+use super::hot_lists::TextRow;
 use super::{contains, corrupt, paged, read_limit, store_error};
 use crate::tx::TenantTx;
 
@@ -16,7 +19,7 @@ pub(crate) struct PgProjects<'w> {
     pub(crate) tx: &'w mut TenantTx,
 }
 
-struct Row {
+pub(super) struct Row {
     no: i64,
     name: String,
     start_date: NaiveDate,
@@ -46,6 +49,28 @@ impl TryFrom<Row> for Project {
             updated_at: row.updated_at,
         })
     }
+}
+
+impl TextRow for Row {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            no: row.try_get(0)?,
+            name: row.try_get(1)?,
+            start_date: row.try_get(2)?,
+            week_number: row.try_get(3)?,
+            rehearsal_schedule: row.try_get(4)?,
+            concert_info: row.try_get(5)?,
+            notes: row.try_get(6)?,
+            status: row.try_get(7)?,
+            created_at: row.try_get(8)?,
+            updated_at: row.try_get(9)?,
+        })
+    }
+}
+
+/// Cuts rows into a page.
+pub(super) fn page_of(rows: Vec<Row>, page: Page) -> Result<Paged<Project>, StoreError> {
+    paged(rows, page, |project: &Project| project.no.get(), Project::try_from)
 }
 
 #[async_trait]
@@ -79,6 +104,14 @@ impl ProjectRepository for PgProjects<'_> {
 
     async fn list(&mut self, filter: &ProjectFilter, page: Page) -> Result<Paged<Project>, StoreError> {
         let tenant = self.tx.tenant().as_uuid();
+        if *filter == ProjectFilter::unasked() {
+            let (after, limit) = (page.after.unwrap_or(0), read_limit(page));
+            let rows = sqlx::query_file_as!(Row, "src/repo/hot_lists/projects.sql", tenant, after, limit)
+                .fetch_all(&mut *self.tx)
+                .await
+                .map_err(store_error)?;
+            return page_of(rows, page);
+        }
         let rows = sqlx::query_as!(
             Row,
             "SELECT no, name, start_date, week_number, rehearsal_schedule, concert_info, notes, status,
@@ -99,7 +132,7 @@ impl ProjectRepository for PgProjects<'_> {
         .fetch_all(&mut *self.tx)
         .await
         .map_err(store_error)?;
-        paged(rows, page, |project: &Project| project.no.get(), Project::try_from)
+        page_of(rows, page)
     }
 
     async fn insert(&mut self, project: &Project) -> Result<(), StoreError> {
