@@ -12,6 +12,7 @@
 //! - `data_path.rs` tenant transactions as the product has them, and with a guard removed; `storm.rs` owners of
 //!   such transactions who go away in the middle
 //! - `frozen.rs` server processes that stand still
+//! - `bench.rs` what the benches measure with and on
 //! - `database.rs` looking into a database as its owner, to see what the platform cannot be asked
 //!
 //! # Invariants
@@ -20,6 +21,7 @@
 
 #![expect(clippy::missing_panics_doc, reason = "a harness panics: that is how a test fails")]
 
+pub mod bench;
 pub mod canary;
 pub mod client;
 pub mod cluster;

@@ -1,0 +1,173 @@
+//! The ways that are compared.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgConnection, PgPool};
+use stagesub_domain::page::Page;
+use stagesub_domain::ports::musicians::MusicianFilter;
+use stagesub_domain::ports::{HotLists, Units};
+use stagesub_storage::repo::PgHotLists;
+use stagesub_storage::target::ConnectionTarget;
+use stagesub_storage::unit::PgUnitOfWorkFactory;
+use stagesub_tenancy::Access;
+use stagesub_tests::bench::ground::{Ground, options};
+use stagesub_tests::bench::lean;
+use stagesub_tests::bench::plain::{LIST, Listed};
+use stagesub_tests::bench::rounds::Candidate;
+use uuid::Uuid;
+
+use super::CONNECTIONS;
+
+pub(crate) const DEFAULT_READ: &str = "read, unfenced, sqlx's default pool";
+pub(crate) const CLASSIC_READ: &str = "read, BEGIN set_config query COMMIT, sqlx";
+pub(crate) const FENCED_READ: &str = "read, fenced, ordinary";
+pub(crate) const HOT_READ: &str = "read, fenced, one message";
+pub(crate) const DEFAULT_WRITE: &str = "write, unfenced, sqlx's default pool";
+pub(crate) const CLASSIC_WRITE: &str = "write, BEGIN set_config query COMMIT, sqlx";
+pub(crate) const FENCED_WRITE: &str = "write, fenced";
+
+/// Rows of the page.
+pub(crate) const ROWS: usize = 20;
+/// What is read to know whether there are more.
+pub(crate) const LIMIT: i64 = 21;
+const UPDATE: &str =
+    "UPDATE tenant.musician SET notes = $3, updated_at = now() WHERE tenant_id = $1 AND no = $2";
+const BIND: &str = "SELECT set_config('app.tenant_id', $1, true)";
+
+/// All of them, from so far away.
+pub(crate) async fn all(
+    ground: &Ground,
+    [bound, classic]: &[ConnectionTarget; 2],
+    through: Option<SocketAddr>,
+) -> Vec<Candidate> {
+    let pool = async |login: &ConnectionTarget, pings: bool| {
+        PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .test_before_acquire(pings)
+            .connect_with(options(login, through))
+            .await
+            .expect("the pool opens")
+    };
+    let tenant = ground.scopes[0].tenant_id().as_uuid();
+    let default = pool(bound, true).await;
+    let no_ping = pool(bound, false).await;
+    let classic = pool(classic, true).await;
+    let unfenced = lean::pool(options(bound, through), CONNECTIONS as usize, "SELECT 1");
+    let mut candidates = Vec::new();
+
+    let reads = default.clone();
+    candidates.push(Candidate::new(DEFAULT_READ, move |_| unfenced_read(reads.clone(), tenant)));
+    candidates.push(Candidate::new("read, unfenced, sqlx's pool, no ping", move |_| {
+        unfenced_read(no_ping.clone(), tenant)
+    }));
+    candidates.push(Candidate::new("read, unfenced, lean pool", move |_| {
+        let pool = unfenced.clone();
+        async move {
+            let mut connection = pool.get().await.expect("a connection");
+            read(&mut connection, tenant).await;
+        }
+    }));
+    candidates.push(Candidate::new(DEFAULT_WRITE, move |task| {
+        let pool = default.clone();
+        async move {
+            let done = update(tenant, task).execute(&pool).await.expect("it is written");
+            assert_eq!(done.rows_affected(), 1);
+        }
+    }));
+    candidates.extend(classics(ground, &classic));
+    candidates.extend(products(ground, through));
+    candidates
+}
+
+async fn unfenced_read(pool: PgPool, tenant: Uuid) {
+    let rows = sqlx::query(LIST).bind(tenant).bind(0_i64).bind(LIMIT).fetch_all(&pool).await;
+    listed(&rows.expect("it is read"));
+}
+
+/// The read on one connection.
+pub(crate) async fn read(connection: &mut PgConnection, tenant: Uuid) {
+    let rows = sqlx::query(LIST).bind(tenant).bind(0_i64).bind(LIMIT).fetch_all(connection).await;
+    listed(&rows.expect("it is read"));
+}
+
+/// Reads the rows' values, as the product does.
+fn listed(rows: &[sqlx::postgres::PgRow]) {
+    let page: Vec<Listed> =
+        rows.iter().map(|row| Listed::read(row).expect("it is a row of the list")).collect();
+    assert_eq!(page.len(), ROWS + 1);
+}
+
+/// Each task has rows of its own.
+fn update(
+    tenant: Uuid,
+    task: usize,
+) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    let no = i64::try_from(task).expect("few tasks") + 1;
+    sqlx::query(UPDATE).bind(tenant).bind(no).bind("Spelar gärna i helgerna")
+}
+
+/// What most services do: four statements, each with its answer.
+fn classics(ground: &Ground, pool: &PgPool) -> [Candidate; 2] {
+    let tenants: Arc<[Uuid]> = ground.scopes.iter().map(|scope| scope.tenant_id().as_uuid()).collect();
+    let work = move |write: bool| {
+        let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
+        move |task: usize| {
+            let (pool, tenant) = (pool.clone(), tenants[task % tenants.len()]);
+            async move {
+                #[expect(clippy::disallowed_methods, reason = "it is what the product is compared with")]
+                let mut tx = pool.begin().await.expect("it begins");
+                sqlx::query(BIND).bind(tenant.to_string()).execute(&mut *tx).await.expect("it is bound");
+                if write {
+                    update(tenant, task).execute(&mut *tx).await.expect("it is written");
+                } else {
+                    read(&mut tx, tenant).await;
+                }
+                tx.commit().await.expect("it commits");
+            }
+        }
+    };
+    [Candidate::new(CLASSIC_READ, work(false)), Candidate::new(CLASSIC_WRITE, work(true))]
+}
+
+/// What the product does, by the ports that handlers use.
+fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 3] {
+    let db = || ground.tenants(CONNECTIONS, through);
+    let page = Page::new(None, u32::try_from(ROWS).expect("a page")).expect("a page");
+    let scopes: Arc<[_]> = ground.scopes.clone().into();
+
+    let units: Units = Arc::new(PgUnitOfWorkFactory::new(db()));
+    let own = Arc::clone(&scopes);
+    let ordinary = Candidate::new(FENCED_READ, move |task| {
+        let (units, scopes) = (Arc::clone(&units), Arc::clone(&own));
+        async move {
+            let mut unit = units.begin(&scopes[task % scopes.len()], Access::Read).await.expect("it begins");
+            let page = unit.musicians().list(&MusicianFilter::unasked(), page).await.expect("it is read");
+            unit.commit().await.expect("it commits");
+            assert_eq!(page.items.len(), ROWS);
+        }
+    });
+
+    let lists = Arc::new(PgHotLists::new(db(), true));
+    let own = Arc::clone(&scopes);
+    let hot = Candidate::new(HOT_READ, move |task| {
+        let (lists, scopes) = (Arc::clone(&lists), Arc::clone(&own));
+        async move {
+            let page = lists.musicians(&scopes[task % scopes.len()], page).await.expect("it is read");
+            assert_eq!(page.items.len(), ROWS);
+        }
+    });
+
+    let db = Arc::new(db());
+    let write = Candidate::new(FENCED_WRITE, move |task| {
+        let (db, scopes) = (Arc::clone(&db), Arc::clone(&scopes));
+        async move {
+            let mut tx = db.begin(&scopes[task % scopes.len()], Access::Write).await.expect("it begins");
+            let tenant = tx.tenant().as_uuid();
+            update(tenant, task).execute(&mut tx).await.expect("it is written");
+            tx.commit().await.expect("it commits");
+        }
+    });
+    [ordinary, hot, write]
+}

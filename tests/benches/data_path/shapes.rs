@@ -1,0 +1,145 @@
+//! Ways to begin and to end a fenced read, on one lean pool: what each part costs.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use stagesub_tests::bench::ground::{Ground, options};
+use stagesub_tests::bench::lean::{self, LeanPool};
+use stagesub_tests::bench::plain::{LIST, Listed};
+use stagesub_tests::bench::rounds::Candidate;
+use stagesub_tests::database::{connect, run};
+use uuid::Uuid;
+
+use super::CONNECTIONS;
+use super::candidates::{LIMIT, ROWS, read};
+
+/// The product's own shape, to which the others are compared.
+pub(crate) const PRODUCT: &str = "begin, 4 SET LOCAL, CALL; COMMIT;RESET ALL";
+
+const TIMEOUTS: &str = "SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=5000;\
+    SET LOCAL idle_in_transaction_session_timeout=30000;";
+const CALL: &str = "CALL app.enter(1)";
+const RESET: &str = "COMMIT;RESET ALL";
+
+/// How it ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The answer is waited for.
+    Inline(&'static str),
+    /// It is not.
+    Background(&'static str),
+}
+
+/// All shapes.
+pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
+    // The same as a function, for SELECT.
+    run(
+        &mut connect(&ground.admin).await,
+        "CREATE FUNCTION app.bench_enter(expected_epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
+         DECLARE bound uuid := app.tenant_id(); found_state text; found_epoch bigint;
+         BEGIN
+             IF pg_catalog.current_setting('transaction_read_only') = 'off' THEN
+                 PERFORM pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtextextended(bound::text, 7));
+             END IF;
+             SELECT f.state, f.epoch INTO found_state, found_epoch FROM app.tenant_fence AS f WHERE f.tenant_id = bound;
+             IF found_state IS DISTINCT FROM 'active' OR found_epoch IS DISTINCT FROM expected_epoch THEN
+                 RAISE EXCEPTION 'stale' USING ERRCODE = 'TN001';
+             END IF;
+         END $$;
+         GRANT EXECUTE ON FUNCTION app.bench_enter(bigint) TO stagesub_app",
+    )
+    .await;
+    let tenants: Arc<[Uuid]> = ground.scopes.iter().map(|scope| scope.tenant_id().as_uuid()).collect();
+    let pool = lean::pool(options(&ground.app, None), CONNECTIONS as usize, "SELECT 1");
+    let ordinary = |name, middle: &'static str, end| {
+        let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
+        Candidate::new(name, move |task| {
+            ordinary_read(pool.clone(), tenants[task % tenants.len()], middle, end)
+        })
+    };
+    let full = const_format(TIMEOUTS, CALL);
+    let mut shapes = vec![
+        ordinary(PRODUCT, full, End::Inline(RESET)),
+        ordinary("the same, ended in the background", full, End::Background(RESET)),
+        ordinary("the same, timeouts not set", CALL, End::Inline(RESET)),
+        ordinary(
+            "the same, SELECT for CALL",
+            const_format(TIMEOUTS, "SELECT app.bench_enter(1)"),
+            End::Inline(RESET),
+        ),
+        ordinary("the same, without enter", TIMEOUTS, End::Inline(RESET)),
+        ordinary("the same, no RESET ALL", full, End::Inline("COMMIT")),
+        ordinary(
+            "the same, asks for the tenant first",
+            full,
+            End::Inline("SELECT app.tenant_id();COMMIT;RESET ALL"),
+        ),
+    ];
+    let once = "SET LOCAL plan_cache_mode=force_generic_plan;";
+    let bounds = "SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=5000;";
+    let one_message = |name, middle: String, end: &'static str| {
+        let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
+        let middle: Arc<str> = middle.into();
+        Candidate::new(name, move |task| {
+            one_message_read(pool.clone(), tenants[task % tenants.len()], Arc::clone(&middle), end)
+        })
+    };
+    shapes.extend([
+        one_message("one message, as the product", format!("{bounds}{once}{CALL};"), "COMMIT"),
+        one_message("one message, plans left to Postgres", format!("{bounds}{CALL};"), "COMMIT"),
+        one_message("one message, timeouts not set", format!("{once}{CALL};"), "COMMIT"),
+        one_message("one message, RESET ALL", format!("{bounds}{once}{CALL};"), RESET),
+        one_message("one message, without enter", format!("{bounds}{once}"), "COMMIT"),
+    ]);
+    shapes
+}
+
+/// Two texts as one that lasts.
+fn const_format(one: &str, other: &str) -> &'static str {
+    Box::leak(format!("{one}{other}").into_boxed_str())
+}
+
+fn begin(tenant: Uuid) -> String {
+    format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;SET LOCAL app.tenant_id='{tenant}';")
+}
+
+async fn ordinary_read(pool: LeanPool, tenant: Uuid, middle: &'static str, end: End) {
+    let mut connection = pool.get().await.expect("a connection");
+    let mut text = begin(tenant);
+    text.push_str(middle);
+    run_raw(&mut connection, text).await;
+    read(&mut connection, tenant).await;
+    match end {
+        End::Inline(text) => run_raw(&mut connection, text.to_owned()).await,
+        End::Background(text) => {
+            tokio::spawn(async move { run_raw(&mut connection, text.to_owned()).await });
+        }
+    }
+}
+
+async fn run_raw(connection: &mut PgConnection, text: String) {
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(text))).await.expect("it is done");
+}
+
+async fn one_message_read(pool: LeanPool, tenant: Uuid, middle: Arc<str>, end: &'static str) {
+    let mut connection = pool.get().await.expect("a connection");
+    let mut text = begin(tenant);
+    write!(text, "{middle}EXECUTE bench_list('{tenant}',0,{LIMIT});{end}")
+        .expect("a String takes every text");
+    let rows = match sqlx::raw_sql(AssertSqlSafe(text.as_str())).fetch_all(&mut *connection).await {
+        Ok(rows) => rows,
+        // The first time on this connection.
+        Err(error)
+            if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("26000") =>
+        {
+            let prepare = format!("ROLLBACK;PREPARE bench_list(uuid,bigint,bigint) AS {LIST}");
+            run_raw(&mut connection, prepare).await;
+            sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *connection).await.expect("it is read")
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let page: Vec<Listed> =
+        rows.iter().map(|row| Listed::read(row).expect("it is a row of the list")).collect();
+    assert_eq!(page.len(), ROWS + 1);
+}

@@ -1,0 +1,162 @@
+//! What finding a tenant costs once it is known: by its host, with its placement; and that no SQL is run for it.
+//!
+//! `cargo bench -p stagesub-tests --bench lookup`
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::AssertSqlSafe;
+use stagesub_storage::directory::PgTenantDirectory;
+use stagesub_storage::registry::RegistryPools;
+use stagesub_tenancy::{
+    Addressed, CacheSettings, CachedDirectory, DirectoryError, HostPolicy, Located, Resolver, Subdomain,
+    Tenant, TenantDirectory, TenantId,
+};
+use stagesub_tests::bench::rounds::Spread;
+use stagesub_tests::bench::{load, runtime};
+use stagesub_tests::cluster::keys;
+use stagesub_tests::database::{connect, run};
+use stagesub_tests::platform::TestPlatform;
+
+/// Tenants that are looked up.
+const TENANTS: u32 = 1_000;
+/// Look-ups in a round.
+const LOOKUPS: u32 = 200_000;
+const ROUNDS: usize = 21;
+
+/// A directory that counts what reaches it.
+struct Counted {
+    inner: PgTenantDirectory,
+    questions: AtomicU64,
+}
+
+impl Counted {
+    fn count(&self) {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl TenantDirectory for Counted {
+    async fn find_by_subdomain(&self, subdomain: &Subdomain) -> Result<Option<Arc<Tenant>>, DirectoryError> {
+        self.count();
+        self.inner.find_by_subdomain(subdomain).await
+    }
+
+    async fn find_by_id(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, DirectoryError> {
+        self.count();
+        self.inner.find_by_id(id).await
+    }
+
+    async fn find_placement(&self, id: TenantId) -> Result<Option<Located>, DirectoryError> {
+        self.count();
+        self.inner.find_placement(id).await
+    }
+}
+
+fn main() {
+    runtime(1).block_on(async {
+        let platform = TestPlatform::start().await;
+        register(&platform).await;
+        let registry = RegistryPools::open(platform.registry(), &keys()).await.expect("the registry opens");
+        let counted =
+            Arc::new(Counted { inner: PgTenantDirectory::new(registry), questions: AtomicU64::new(0) });
+        let directory = CachedDirectory::new(Arc::clone(&counted) as _, CacheSettings::default());
+        let policy = HostPolicy::new(TestPlatform::DOMAIN).expect("a domain");
+        let resolver = Resolver::new(Arc::new(directory.clone()), policy);
+        let labels: Vec<Subdomain> =
+            (0..TENANTS).map(|n| format!("lookup-{n}").parse().expect("a label")).collect();
+        let hosts: Vec<String> =
+            labels.iter().map(|label| format!("{label}.{}", TestPlatform::DOMAIN)).collect();
+        let now = platform.now();
+
+        let mut figures = Vec::new();
+        let mut questions = Vec::new();
+        for round in 0..=ROUNDS {
+            let asked = counted.questions.load(Ordering::Relaxed);
+            let figure = [
+                by_label(&directory, &labels).await,
+                by_host(&resolver, &hosts, now).await,
+                whole(&resolver, &directory, &hosts, now).await,
+            ];
+            // The first round asks Postgres: after it, everybody is known.
+            if round > 0 {
+                figures.push(figure);
+                questions.push(counted.questions.load(Ordering::Relaxed) - asked);
+            }
+        }
+        assert!(counted.questions.load(Ordering::Relaxed) >= u64::from(TENANTS), "the first round asked");
+        assert!(questions.iter().all(|questions| *questions == 0), "SQL was run: {questions:?}");
+
+        println!(
+            "{TENANTS} tenants, one thread, ns a look-up (load {}); no question reached Postgres",
+            load()
+        );
+        for (at, name) in
+            ["cached record by subdomain", "host to scope", "host to scope, and placement"].iter().enumerate()
+        {
+            println!("  {name:<30} {}", Spread::of(figures.iter().map(|figure| figure[at])));
+        }
+        println!("RESULT cached_ns={:.1}", Spread::of(figures.iter().map(|figure| figure[0])).median);
+    });
+}
+
+/// Puts tenants into the registry as provisioning leaves them.
+async fn register(platform: &TestPlatform) {
+    let sql = format!(
+        "CREATE TEMPORARY TABLE made AS SELECT n, gen_random_uuid() AS id FROM generate_series(0, {TENANTS} - 1) AS n;
+         INSERT INTO registry.codes (code, tenant_id) SELECT 'L' || n, id FROM made;
+         INSERT INTO registry.tenants (id, code, name, subdomain, subscription, status, version)
+         SELECT id, 'L' || n, 'Orkester ' || n, 'lookup-' || n, 'small', 'active', 1 FROM made;
+         INSERT INTO registry.directory (tenant_id, database_id, placement, epoch)
+         SELECT made.id, d.id, 'shared', 1 FROM made JOIN registry.databases AS d ON d.kind = 'shared'"
+    );
+    let mut registry = connect(platform.registry()).await;
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut registry).await.expect("tenants are registered");
+    run(&mut registry, "ANALYZE registry.tenants").await;
+}
+
+/// Nanoseconds that each of so many calls took.
+fn each(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64() * 1e9 / f64::from(LOOKUPS)
+}
+
+async fn by_label(directory: &CachedDirectory, labels: &[Subdomain]) -> f64 {
+    let begun = Instant::now();
+    for label in labels.iter().cycle().take(LOOKUPS as usize) {
+        let found = directory.find_by_subdomain(black_box(label)).await.expect("an answer");
+        assert!(black_box(found).is_some());
+    }
+    each(begun)
+}
+
+async fn by_host(resolver: &Resolver, hosts: &[String], now: DateTime<Utc>) -> f64 {
+    let begun = Instant::now();
+    for host in hosts.iter().cycle().take(LOOKUPS as usize) {
+        let found = resolver.resolve(black_box(host), now).await.expect("an answer");
+        assert!(matches!(black_box(found), Addressed::Tenant(_)));
+    }
+    each(begun)
+}
+
+async fn whole(
+    resolver: &Resolver,
+    directory: &CachedDirectory,
+    hosts: &[String],
+    now: DateTime<Utc>,
+) -> f64 {
+    let begun = Instant::now();
+    for host in hosts.iter().cycle().take(LOOKUPS as usize) {
+        let Addressed::Tenant(scope) = resolver.resolve(black_box(host), now).await.expect("an answer")
+        else {
+            panic!("{host} is a tenant's");
+        };
+        let located = directory.find_placement(scope.tenant_id()).await.expect("an answer");
+        assert!(black_box(located).is_some());
+    }
+    each(begun)
+}

@@ -1,0 +1,44 @@
+//! What the benches measure with and on.
+//!
+//! - `bench/rounds.rs` cells of work by several tasks, interleaved in rounds; what they cost and took
+//! - `bench/meter.rs` processor time, of the tasks' threads and of Postgres
+//! - `bench/ground.rs` a shared database with many tenants, and logins that only benches have
+//! - `bench/plain.rs` the musicians' list as a service without tenancy reads it
+//! - `bench/lean.rs` a pool as lean as the product's, without its guarantees
+//! - `bench/network.rs` a proxy that takes its time
+
+pub mod ground;
+pub mod lean;
+pub mod meter;
+pub mod network;
+pub mod plain;
+pub mod rounds;
+
+/// The name of the threads that work is done on, by which the meter knows them.
+pub const WORKERS: &str = "bench-worker";
+
+/// A runtime whose threads bear that name.
+///
+/// # Panics
+/// When the system gives no threads.
+#[must_use]
+pub fn runtime(threads: usize) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(WORKERS)
+        // A thread that ended would take its time out of the meter's sum.
+        .thread_keep_alive(std::time::Duration::from_hours(1))
+        .enable_all()
+        .build()
+        .expect("the operating system gives threads")
+}
+
+/// The machine's load over the last minute, to be told with every figure.
+///
+/// # Panics
+/// Where there is no `/proc`.
+#[must_use]
+pub fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").expect("Linux tells its load");
+    text.split_whitespace().next().unwrap_or_default().to_owned()
+}
