@@ -230,7 +230,7 @@ async fn one_connection() -> Lab {
     let lab = Lab::start(1).await;
     for scope in &lab.scopes {
         let mut unit = lab.units().begin(scope, Access::Write).await.expect("the tenant is served");
-        seeded::seed(&mut *unit).await;
+        stagesub_storage::prove::orchestra::seed(&mut *unit).await.expect("first contents");
         unit.commit().await.expect("what was written is kept");
     }
     lab
