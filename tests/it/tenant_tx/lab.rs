@@ -53,10 +53,11 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// A database with pools of this many connections.
+    /// A database with pools of this many connections, of which one tenant may have them all.
     pub(crate) async fn start(connections: u32) -> Self {
-        Self::start_with(TenantPoolSettings { max_connections: connections, ..TenantPoolSettings::default() })
-            .await
+        let pools =
+            TenantPoolSettings { max_connections: connections, share: 100, ..TenantPoolSettings::default() };
+        Self::start_with(pools).await
     }
 
     /// A database with such pools.

@@ -38,6 +38,7 @@ fn pools(connections: u32) -> TenantPoolSettings {
     TenantPoolSettings {
         max_connections: connections,
         wait: Duration::from_secs(30),
+        share: 100,
         ..TenantPoolSettings::default()
     }
 }
