@@ -4,8 +4,7 @@
 //! `orchestra` it depends on `stagesub-tenancy` alone.
 //!
 //! - [`tx`] the transaction that is bound to one tenant, the only way to tenant data; [`one_message`] the same as
-//!   one read, in one message; [`pool`] the connections
-//!   under it; [`factory`] opens pools for the router and begins transactions, with [`patience`] for a tenant that
+//!   one read, in one message, with [`timestamp`] for its times; [`pool`] the connections under it; [`factory`] opens pools for the router and begins transactions, with [`patience`] for a tenant that
 //!   moves; [`fence`] lets a tenant in
 //! - [`catalogue`] which tenant tables there are and in which order they are copied; [`doctor`] what is wrong with
 //!   them and with everything else that isolation stands on
@@ -85,6 +84,7 @@ pub mod registry;
 mod roles;
 pub mod seal;
 pub mod target;
+pub mod timestamp;
 pub mod tx;
 
 #[cfg(feature = "orchestra")]

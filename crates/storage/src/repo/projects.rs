@@ -13,6 +13,7 @@ use stagesub_domain::project::{Project, ProjectStatus};
 
 use super::hot_lists::TextRow;
 use super::{contains, corrupt, paged, read_limit, store_error};
+use crate::timestamp::SentTimestamp;
 use crate::tx::TenantTx;
 
 pub(crate) struct PgProjects<'w> {
@@ -62,8 +63,8 @@ impl TextRow for Row {
             concert_info: row.try_get(5)?,
             notes: row.try_get(6)?,
             status: row.try_get(7)?,
-            created_at: row.try_get(8)?,
-            updated_at: row.try_get(9)?,
+            created_at: row.try_get::<SentTimestamp, _>(8)?.into(),
+            updated_at: row.try_get::<SentTimestamp, _>(9)?.into(),
         })
     }
 }
