@@ -22,6 +22,7 @@ use stagesub_tests::bench::ground::Ground;
 use stagesub_tests::bench::plain::{LIST, Listed};
 use stagesub_tests::bench::rounds::{Candidate, Cell, interleaved, warm};
 use stagesub_tests::bench::{load, runtime};
+use stagesub_tests::platform::TestPlatform;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
@@ -41,20 +42,21 @@ fn main() {
     runtime(2).block_on(async {
         let ground = Ground::lay().await;
         let [bound, _] = ground.bench_logins().await;
-        let orchestra = ground.scopes[0].tenant();
-        let host = format!("{}.{}", orchestra.subdomain, stagesub_tests::platform::TestPlatform::DOMAIN);
-        let token = &ground.tokens[0];
 
         let platform = serve(build_router(ground.platform.state().clone())).await;
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect_with(bound.to_connect_options());
-        let state = Bare { pool: pool.await.expect("the pool opens"), tenant: orchestra.id.as_uuid() };
+        let state = Bare { pool: pool.await.expect("the pool opens"), tenant: ground.scopes[0].tenant_id().as_uuid() };
         let bare = serve(Router::new().route("/api/v1/musicians", get(list)).with_state(state)).await;
 
-        let request: Arc<str> = format!(
-            "GET /api/v1/musicians?limit=20 HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n"
-        )
-        .into();
-        let candidates = [client(BARE, bare, &request).await, client(PLATFORM, platform, &request).await];
+        // Each client is a member of one of several orchestras, as the clients of a platform are.
+        let requests = ground.scopes.iter().zip(&ground.tokens).map(|(scope, token)| {
+            let host = format!("{}.{}", scope.tenant().subdomain, TestPlatform::DOMAIN);
+            format!(
+                "GET /api/v1/musicians?limit=20 HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n"
+            )
+        });
+        let requests: Arc<[String]> = requests.collect();
+        let candidates = [client(BARE, bare, &requests).await, client(PLATFORM, platform, &requests).await];
         println!("load {} at the beginning", load());
         warm(&candidates, CLIENTS, Duration::from_millis(time)).await;
         let span = (rounds, CLIENTS, Duration::from_millis(time));
@@ -118,19 +120,20 @@ async fn serve(router: Router) -> SocketAddr {
 }
 
 /// A client of so many connections that does little beside sending and receiving.
-async fn client(name: &'static str, server: SocketAddr, request: &Arc<str>) -> Candidate {
+async fn client(name: &'static str, server: SocketAddr, requests: &Arc<[String]>) -> Candidate {
     let mut connections = Vec::new();
     for _ in 0..CLIENTS {
         let stream = TcpStream::connect(server).await.expect("it listens");
         stream.set_nodelay(true).expect("a socket can be told not to wait");
         connections.push(Mutex::new((stream, Vec::with_capacity(16 * 1024))));
     }
-    let (connections, request): (Arc<[_]>, _) = (connections.into(), Arc::clone(request));
+    let (connections, requests): (Arc<[_]>, _) = (connections.into(), Arc::clone(requests));
     Candidate::new(name, move |task| {
-        let (connections, request) = (Arc::clone(&connections), Arc::clone(&request));
+        let (connections, requests) = (Arc::clone(&connections), Arc::clone(&requests));
         async move {
             let mut connection = connections[task].lock().await;
             let (stream, answer) = &mut *connection;
+            let request = &requests[task % requests.len()];
             stream.write_all(request.as_bytes()).await.expect("the server takes it");
             answer.clear();
             loop {

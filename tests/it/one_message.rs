@@ -207,6 +207,8 @@ async fn session(db: &TenantDb, scope: &TenantScope) -> (i64, String) {
             current_setting('lock_timeout'), current_setting('plan_cache_mode'),
             current_setting('transaction_read_only'))";
     let seen = sqlx::raw_sql(look).fetch_one(&mut tx).await.expect("it can be looked at");
+    // Dropped, it would be cleaned up while the next thing happens.
+    tx.commit().await.expect("it ends");
     (seen.get(0), seen.get(1))
 }
 

@@ -7,6 +7,7 @@ mod storm;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Row};
 use stagesub_storage::error::CommitError;
 use stagesub_storage::factory::TenantDb;
@@ -107,6 +108,47 @@ async fn a_transaction_that_was_ended_behind_its_back_does_not_commit() {
         assert_eq!(sqlstate(&insert(&mut tx, 1, "Violin").await.unwrap_err()), "22P02", "no tenant is bound");
         assert!(matches!(tx.commit().await, Err(CommitError::Refused(_))), "after {ending}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_is_over_on_the_server_though_nobody_waits_for_it() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    let mut tx = begin(&db, ours, Access::Write).await;
+    for no in 1..=3 {
+        insert(&mut tx, no, &format!("Violin {no}")).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+
+    let mut whole = begin(&db, ours, Access::Read).await;
+    assert_eq!(visible(&mut whole).await.len(), 3);
+    whole.commit().await.unwrap();
+    lab.until_backends("state <> 'idle'", 0).await;
+
+    // What was not read to its end has answers outstanding.
+    let mut part = begin(&db, ours, Access::Read).await;
+    let numbers = "SELECT no FROM tenant.instrument, pg_sleep(0) ORDER BY no";
+    let mut rows = sqlx::query(numbers).fetch(&mut part);
+    assert!(rows.try_next().await.unwrap().is_some());
+    drop(rows);
+    part.commit().await.unwrap();
+    lab.until_backends("state <> 'idle'", 0).await;
+
+    // So has what failed.
+    let mut failed = begin(&db, ours, Access::Read).await;
+    let error = sqlx::query("SELECT 1 / 0").execute(&mut failed).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "22012");
+    failed.commit().await.unwrap();
+    lab.until_backends("state <> 'idle'", 0).await;
+    assert_eq!(visible(&mut begin(&db, theirs, Access::Read).await).await, []);
+
+    // A server that takes the session away before its last answer was seen: the next has another.
+    let mut last = begin(&db, ours, Access::Read).await;
+    assert_eq!(visible(&mut last).await.len(), 3);
+    last.commit().await.unwrap();
+    end_backends(&lab).await;
+    assert_eq!(visible(&mut begin(&db, theirs, Access::Read).await).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,7 +58,8 @@
 //!   of a UUID and integers.
 //! - No pool and no connection to tenant data leaves this crate: a query needs a transaction to run on.
 //! - A connection is dirty from before the first message of a transaction until that transaction ended
-//!   cleanly. A dirty one is cleaned up or closed, never lent; what cleans it up keeps its place in the pool.
+//!   cleanly (one that only read: until the message that ends it was sent, everything before it being answered).
+//!   A dirty one is cleaned up or closed, never lent; what cleans it up keeps its place in the pool.
 //! - A pool is opened only on a database whose marker says that it is the one meant.
 //! - Driver errors stop at the repositories; what an embedder runs on a transaction itself answers with them.
 //! - Deliberately absent: HTTP, `SET ROLE` where tenant data is served, a tenant bound to a session instead of a
@@ -66,6 +67,7 @@
 
 pub mod catalogue;
 pub mod databases;
+mod deadline;
 pub mod directory;
 pub mod doctor;
 pub mod embedded;

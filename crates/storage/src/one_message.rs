@@ -16,11 +16,12 @@ use sqlx::{AssertSqlSafe, Either, Executor as _};
 use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, PlacementEpoch, TenantId, TenantScope};
 
+use crate::deadline::Unanswered;
 use crate::error::{Failure, begin_error, classify, is_dead, sqlstate};
 use crate::factory::TenantDb;
 use crate::patience::Tries;
 use crate::pool::{Borrowed, TenantPool, TxTimeouts};
-use crate::tx::{Unanswered, milliseconds};
+use crate::tx::milliseconds;
 
 /// How much later than the server's own bound an answer may come. Such a read is short: the server has as long for
 /// it as any begin may take, and one that lies frozen is told apart from one that is slow.
@@ -150,10 +151,10 @@ pub async fn read(
         let (mut borrowed, reused) =
             routed.lease.borrow(tenant).await.map_err(|none| none.tell(&routed.lease))?;
         let prepares = borrowed.prepared().will_have(what.name);
-        let message =
-            Message::new(tenant, routed.located.epoch, timeouts, what, numbers, prepares);
+        let message = Message::new(tenant, routed.located.epoch, timeouts, what, numbers, prepares);
         let mut answered = 0;
-        let Ok(sent) = tokio::time::timeout(answer_within, send(&mut borrowed, &message, &mut answered)).await
+        let Ok(sent) =
+            tokio::time::timeout(answer_within, send(&mut borrowed, &message, &mut answered)).await
         else {
             routed.lease.silent();
             return Err(BeginError::Unavailable(Box::new(Unanswered { within: answer_within })).into());
@@ -166,7 +167,9 @@ pub async fn read(
                 return Ok(rows);
             }
             // As where a transaction begins: it died while it lay idle, and nothing was done.
-            Err(error) if reused && answered == 0 && is_dead(&error) => borrowed.discard(),
+            Err(error) if reused && answered == 0 && (is_dead(&error) || borrowed.owed(&error)) => {
+                borrowed.discard();
+            }
             Err(error) => {
                 if is_dead(&error) {
                     routed.lease.lost();

@@ -3,7 +3,9 @@
 //!
 //! Leaner than sqlx's own pool, which pings at every return: lending and taking back cost no message. The
 //! price is that a connection says of itself whether it may be lent: it is dirty from before the first
-//! message of a transaction until that transaction ended cleanly, and a dirty one is never lent.
+//! message of a transaction until that transaction ended cleanly, and a dirty one is never lent. One whose
+//! transaction only read is lent again once the message that ends it is sent, and owes the answer until then:
+//! the server ends the transaction at once, and before it looks at anything that is sent later.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use stagesub_tenancy::{BeginError, BoxError, FairGate, FairSettings, FairStats, 
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
-use crate::error::{is_dead, sqlstate};
+use crate::error::{Failure, classify, is_dead, sqlstate};
 
 /// How a pool of one database behaves.
 #[derive(Debug, Clone, Copy)]
@@ -82,8 +84,9 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// SQLSTATE of a prepared statement that is not there.
 const NO_SUCH_STATEMENT: &str = "26000";
-/// Answers to statements that were left behind, at most: one that ran, one that was sent after it.
-const PENDING_ANSWERS: u32 = 3;
+/// Answers to statements that were left behind, at most, and one more: the end of a transaction that read, one that
+/// ran, one that was sent after it.
+const PENDING_ANSWERS: u32 = 4;
 
 /// Connections to one database, as the application's login. Lent to [`crate::tx::TenantTx`] alone: neither
 /// the pool nor a connection can be taken out of it.
@@ -173,7 +176,7 @@ impl TenantPool {
         let turn = self.gate.enter(tenant).await.map_err(|_| NoConnection::Busy)?;
         match self.inner.get().await {
             Ok(mut object) => {
-                object.state = State::Dirty;
+                object.state = State::Dirty { owing: object.state == State::Owing };
                 let reused = Object::metrics(&object).recycle_count > 0;
                 let canceller = Arc::clone(&self.canceller);
                 Ok((Borrowed { object: Some(object), canceller, turn: Some(turn) }, reused))
@@ -238,7 +241,13 @@ async fn close_all(connections: Vec<Conn>) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Clean,
-    Dirty,
+    /// Lent, or left behind. `owing` tells that the answer to the message that ended its last transaction had not
+    /// been seen when it was lent.
+    Dirty {
+        owing: bool,
+    },
+    /// Its last transaction's end was sent, and is not answered yet.
+    Owing,
 }
 
 /// One connection.
@@ -312,8 +321,8 @@ impl managed::Manager for Manager {
     async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<sqlx::Error> {
         // The fail-safe, not the clean-up: that happens before a connection comes back here.
         match conn.state {
-            State::Clean => Ok(()),
-            State::Dirty => Err(RecycleError::message("left dirty by a transaction")),
+            State::Clean | State::Owing => Ok(()),
+            State::Dirty { .. } => Err(RecycleError::message("left dirty by a transaction")),
         }
     }
 }
@@ -373,6 +382,21 @@ impl Borrowed {
         if let Some(mut object) = self.object.take() {
             object.state = State::Clean;
         }
+    }
+
+    /// Gives back a connection to which the message was sent that ends its transaction and resets its settings,
+    /// when everything before it was answered.
+    pub(crate) fn release_owing(mut self) {
+        if let Some(mut object) = self.object.take() {
+            object.state = State::Owing;
+        }
+    }
+
+    /// Whether this first error on the connection may be the answer that it owed. Ending a transaction that read
+    /// raises nothing of itself, but a server that shuts down, or is told to cancel, answers with an error.
+    pub(crate) fn owed(&self, error: &sqlx::Error) -> bool {
+        let owing = |object: &Object<Manager>| object.state == State::Dirty { owing: true };
+        self.object.as_ref().is_some_and(owing) && classify(error) != Failure::StaleEpoch
     }
 
     /// Closes a connection that is of no more use.

@@ -75,6 +75,11 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
             full,
             End::Inline("SELECT app.tenant_id();COMMIT;RESET ALL"),
         ),
+        ordinary(
+            "the same, has the tenant shown first",
+            full,
+            End::Inline("SHOW app.tenant_id;COMMIT;RESET ALL"),
+        ),
     ];
     let once = "SET LOCAL plan_cache_mode=force_generic_plan;";
     let bounds = "SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=5000;";

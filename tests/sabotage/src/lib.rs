@@ -7,6 +7,11 @@
 
 use stagesub_storage::{logins, marker, target};
 
+/// Bounds on the client's side.
+pub mod deadline {
+    include!(concat!(env!("OUT_DIR"), "/deadline.rs"));
+}
+
 /// What a database error means.
 pub mod error {
     include!(concat!(env!("OUT_DIR"), "/error.rs"));
