@@ -140,7 +140,9 @@ impl Orders {
     fn on(&self, message: &[u8]) -> Order {
         // Not the COMMITTED of a BEGIN.
         let says_commit = |text: &[u8]| text == b"COMMIT;" || text == b"COMMIT\0";
-        let is_commit = message.first() == Some(&b'Q') && message.windows(7).any(says_commit);
+        // Nor the end of a read, which nobody waits for: it comes when it comes.
+        let ends_read = message.get(5..).is_some_and(|text| text.starts_with(b"COMMIT;RESET ALL"));
+        let is_commit = message.first() == Some(&b'Q') && !ends_read && message.windows(7).any(says_commit);
         if !is_commit {
             return Order::Pass;
         }

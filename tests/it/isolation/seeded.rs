@@ -6,7 +6,7 @@ use stagesub_tenancy::Access;
 use crate::tenant_tx::lab::Lab;
 
 pub(crate) async fn lab() -> Lab {
-    let lab = Lab::start(2).await;
+    let lab = Lab::start(4).await;
     let units = lab.units();
     for scope in &lab.scopes {
         let mut unit = units.begin(scope, Access::Write).await.expect("the tenant is served");

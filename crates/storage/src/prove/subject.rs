@@ -1,5 +1,7 @@
 //! One table that is attacked, as the application sees it.
 
+use std::collections::HashMap;
+
 use sqlx::Row;
 use stagesub_tenancy::TenantId;
 
@@ -145,8 +147,10 @@ async fn describe(app: &mut Session, table: Table) -> Result<Subject, ProveError
     let of_columns = sqlx::query(
         "SELECT a.attname::text AS name, has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS readable,
                 a.attgenerated = '' AND has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS insertable,
-                a.attgenerated = '' AND has_column_privilege(a.attrelid, a.attnum, 'UPDATE') AS updatable
+                a.attgenerated = '' AND has_column_privilege(a.attrelid, a.attnum, 'UPDATE') AS updatable,
+                CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END AS generated
          FROM pg_catalog.pg_attribute AS a
+         LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
          JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
@@ -179,13 +183,21 @@ async fn describe(app: &mut Session, table: Table) -> Result<Subject, ProveError
             }
             Ok(names)
         };
+        // A column that is made of others is no place to put a value: what it is made of is.
+        let mut made: HashMap<String, String> = HashMap::new();
+        for column in &columns {
+            if let Some(expression) = column.try_get("generated")? {
+                made.insert(column.try_get("name")?, expression);
+            }
+        }
+        let part = |part: &String| made.get(part).unwrap_or(part).clone();
         let mut unique = Vec::new();
         for index in &indexes {
             let index_name: String = index.try_get("name")?;
             let parts = table.indexes.iter().find(|known| known.name == index_name);
             unique.push(UniqueKey {
                 parts: parts
-                    .map(|known| known.columns.iter().filter(|part| *part != TENANT_ID).cloned().collect())
+                    .map(|known| known.columns.iter().filter(|part| *part != TENANT_ID).map(part).collect())
                     .unwrap_or_default(),
                 name: index_name,
                 predicate: index.try_get("predicate")?,
