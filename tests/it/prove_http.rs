@@ -2,9 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::IntoResponse;
 use stagesub_domain::ports::registry::TenantAccount;
+use stagesub_server::problem::Problem;
 use stagesub_server::prove::{self, Attacked, Extent, ProveError, Remote, Report, routes};
 use stagesub_server::routes::{HostKind, authority, build_router};
 use stagesub_tenancy::TenantStatus;
@@ -198,10 +204,12 @@ async fn fails_without(guard: Guard) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_runs_is_attacked_over_the_network() {
     let platform = TestPlatform::start().await;
-    let (address, served) = serve(&platform).await;
+    let put_off = Arc::new(AtomicUsize::new(0));
+    let (address, served) = serve(grudging(&platform, &put_off)).await;
     let remote = Remote::new(&format!("http://{address}")).expect("an address");
     let report = prove(&platform, Attacked::Service(&remote)).await;
     assert!(report.holds(), "{}\n{:#?}", report.to_text(), report.failures);
+    assert!(put_off.load(Ordering::Relaxed) > report.attacks.attacks().len() / 4, "it was told to wait");
     assert_eq!(report.target, format!("http://{address}"));
     assert!(report.counts.iter().all(|count| count.controls == 0), "no guard of a service is removed");
     println!("a suspension was seen after {} ms", report.suspension_seen_after_millis);
@@ -210,7 +218,7 @@ async fn a_service_that_runs_is_attacked_over_the_network() {
 
     // A service of another platform does not know the canaries.
     let other = TestPlatform::start().await;
-    let (address, served) = serve(&other).await;
+    let (address, served) = serve(build_router(other.state().clone())).await;
     let remote = Remote::new(&format!("http://{address}")).expect("an address");
     let stop = CancellationToken::new();
     let attacked = Attacked::Service(&remote);
@@ -220,10 +228,25 @@ async fn a_service_that_runs_is_attacked_over_the_network() {
     served.abort();
 }
 
-async fn serve(platform: &TestPlatform) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+/// The service, which finds that it is asked too often by every third request. What it says then is said to nobody
+/// by name, so a proof that took it for an answer would find hosts and rows refused that are not.
+fn grudging(platform: &TestPlatform, put_off: &Arc<AtomicUsize>) -> axum::Router {
+    let (asked, put_off) = (Arc::new(AtomicUsize::new(0)), Arc::clone(put_off));
+    build_router(platform.state().clone()).layer(middleware::from_fn(move |request: Request, next: Next| {
+        let refuses = asked.fetch_add(1, Ordering::Relaxed) % 3 == 2;
+        put_off.fetch_add(usize::from(refuses), Ordering::Relaxed);
+        async move {
+            if refuses {
+                return Problem::rate_limited(Duration::ZERO).into_response();
+            }
+            next.run(request).await
+        }
+    }))
+}
+
+async fn serve(router: axum::Router) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let router = build_router(platform.state().clone());
     let served = tokio::spawn(async move {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         axum::serve(listener, service).await.expect("it serves");

@@ -47,6 +47,9 @@ impl Server {
             .env("APP_DOMAIN", TestPlatform::DOMAIN)
             .env("STAGESUB_SHARED_POOL_SIZE", &pool)
             .env("STAGESUB_DEDICATED_POOL_SIZE", &pool)
+            // All its clients come from one address, and ask as often as they can.
+            .env("STAGESUB_REQUESTS_PER_ADDRESS", "0")
+            .env("STAGESUB_REQUESTS_PER_TENANT", "0")
             .env("STAGESUB_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

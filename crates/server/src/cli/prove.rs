@@ -11,7 +11,7 @@ use stagesub_tenancy::clock::Clock;
 use super::args::{ProveArgs, Verification};
 use super::{CLOSING, Failure, output};
 use crate::clock::SystemClock;
-use crate::config::{ConfigError, DatabaseSettings, RawConfig, Settings};
+use crate::config::{ConfigError, DatabaseSettings, LimitSettings, RawConfig, Settings};
 use crate::prove::signing::{Pinned, PublicKey, ReportSigner};
 use crate::prove::{self, Attacked, Extent, Remote, Report};
 use crate::serving::Stop;
@@ -38,7 +38,9 @@ async fn make(arguments: ProveArgs, raw: &RawConfig) -> Result<(), Failure> {
         let domain = raw.app_domain.as_deref().ok_or(ConfigError::Missing(vec!["APP_DOMAIN"]))?;
         (databases, None, HostPolicy::new(domain).map_err(|error| Failure::of(&error))?)
     } else {
-        let Settings { databases, serving } = Settings::for_serve(raw)?;
+        let Settings { databases, mut serving } = Settings::for_serve(raw)?;
+        // How often it may be asked is no fence, and what was not tried for that proves nothing.
+        serving.limits = LimitSettings::off();
         let hosts = serving.hosts.clone();
         (databases, Some(serving), hosts)
     };
