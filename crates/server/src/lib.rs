@@ -20,6 +20,7 @@
 //! - Time is read in [`clock`] alone.
 //! - Secrets are in no argument, log, error or `Debug`; a command prints a password only when asked to make it.
 
+mod arrival;
 pub mod bootstrap;
 pub mod cli;
 pub mod clock;

@@ -229,6 +229,27 @@ impl Problem {
         )
     }
 
+    /// Too many connections are open from one address; one that is closed makes room.
+    #[must_use]
+    pub fn crowded() -> Self {
+        Self::too_many(
+            "too-many-connections",
+            "There are too many connections from your address; close some, and wait as long as Retry-After says.",
+            Duration::from_secs(1),
+        )
+    }
+
+    /// The body of a request did not arrive in time; nothing was changed.
+    #[must_use]
+    pub fn too_slow() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request-timeout",
+            "Request timeout",
+            "The body did not arrive in time; nothing was changed.",
+        )
+    }
+
     fn too_many(kind: &'static str, detail: &'static str, retry_after: Duration) -> Self {
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, "Too many requests", detail);
         // Whole seconds, never too few.

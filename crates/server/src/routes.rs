@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -29,14 +28,12 @@ use crate::problem::{self, Problem};
 use crate::state::AppState;
 
 mod authority;
+mod deadline;
 
 pub use authority::{HostKind, RouteAuthority, Who, authority};
 
 /// Largest JSON body, in bytes.
 const MAX_BODY_BYTES: usize = 256 * 1024;
-
-/// Longest time a request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The name of the header that carries a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -106,7 +103,7 @@ pub fn build_router(state: AppState) -> Router {
         .merge(probes())
         .fallback_service(addressed.with_state(state.clone()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(timeout))
+        .layer(middleware::from_fn(deadline::within))
         .layer(middleware::from_fn(peer))
         .layer(CatchPanicLayer::custom(|_| Problem::internal("a handler panicked").into_response()))
         .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
@@ -160,17 +157,6 @@ async fn with_request_id(request: Request, next: Next) -> Response {
         .unwrap_or_default()
         .to_owned();
     problem::REQUEST_ID.scope(id, next.run(request)).await
-}
-
-/// Dropping the handler's future rolls its transaction back, unless it was just being committed: of a request that
-/// changes something nobody knows.
-async fn timeout(request: Request, next: Next) -> Response {
-    let is_safe = request.method().is_safe();
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(elapsed) if is_safe => Problem::unavailable(elapsed).into_response(),
-        Err(elapsed) => Problem::outcome_unknown(elapsed).into_response(),
-    }
 }
 
 async fn redirect_www(State(state): State<AppState>, request: Request, next: Next) -> Response {

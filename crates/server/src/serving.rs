@@ -4,6 +4,7 @@
 
 mod peers;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request, header};
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,12 +28,23 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use self::peers::Peers;
+use self::peers::{Conversation, Peers};
 use crate::config::ConnectionSettings;
+use crate::problem::Problem;
 
 /// How long the listener rests when the system gives it no connection: usually there are too many open files,
 /// and asking again at once would only burn a core.
 const REST: Duration = Duration::from_secs(1);
+
+/// Most that is kept of what a connection sends before it is taken, the head of a request included. A longer head
+/// is answered 431.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Peers with too many connections that are told so at one time; others are only hung up on.
+const REFUSED_AT_ONCE: usize = 32;
+
+/// Longest that telling it may take.
+const REFUSAL: Duration = Duration::from_secs(2);
 
 /// The server could not begin or go on listening.
 #[derive(Debug, thiserror::Error)]
@@ -127,8 +140,10 @@ pub async fn serve(
         .await
 }
 
-/// As [`serve`], with the bounds of connections. Of those that may be open one peer may have a quarter; who
-/// wants more is hung up on. Proxies that are trusted, and this machine itself, may have all.
+/// As [`serve`], with the bounds of connections. Of those that may be open one peer may have a quarter; who wants
+/// more is told so (429) and hung up on. When all are taken, the peer that has most makes room for one who has fewer
+/// with a connection on which it sends nothing, or is slow. Proxies that are trusted, and this machine itself, may
+/// have all, and make no room.
 pub async fn serve_within(
     listener: TcpListener,
     router: Router,
@@ -136,33 +151,61 @@ pub async fn serve_within(
     grace: Duration,
     (settings, proxies): (ConnectionSettings, &TrustedProxies),
 ) -> Result<(), ServeError> {
-    let open = Arc::new(Semaphore::new(usize::try_from(settings.most).unwrap_or(Semaphore::MAX_PERMITS)));
     let peers = Peers::new((settings.most / 4).max(1), proxies.clone());
+    serve_among(listener, router, stop, grace, (settings, peers)).await
+}
+
+async fn serve_among(
+    listener: TcpListener,
+    router: Router,
+    stop: &Stop,
+    grace: Duration,
+    (settings, peers): (ConnectionSettings, Peers),
+) -> Result<(), ServeError> {
+    let open = Arc::new(Semaphore::new(usize::try_from(settings.most).unwrap_or(Semaphore::MAX_PERMITS)));
+    let refusals = Arc::new(Semaphore::new(REFUSED_AT_ONCE));
     let graceful = GracefulShutdown::new();
     // Whatever this future's end is, no connection outlives it.
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
     loop {
-        // The place first: a connection that nobody has taken yet waits in the system's own queue.
-        let next = async {
-            let place = Arc::clone(&open).acquire_owned().await;
-            (place, accept(&listener).await)
-        };
-        let (place, (stream, peer)) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             () = stop.asked.cancelled() => break,
-            next = next => next,
+            accepted = accept(&listener) => accepted,
         };
         let Some(counted) = peers.enter(peer.ip()) else {
             tracing::debug!(%peer, "a peer has too many connections and was hung up on");
+            // Told while few are: a flood of those who want more is not worth a task each.
+            if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+                let cut = cut.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = refuse(stream) => {}
+                        () = cut.cancelled() => {}
+                    }
+                    drop(place);
+                });
+            }
             continue;
         };
-        let serving = converse(stream, peer, router.clone(), settings, graceful.watcher());
-        let cut = cut.clone();
+        if open.available_permits() == 0 && peers.make_room(peer.ip()) {
+            tracing::debug!(%peer, "every connection is taken; a peer with many lost one that it did not use");
+        }
+        // While this one waits for a place, the next wait in the system's own queue.
+        let place = tokio::select! {
+            biased;
+            () = stop.asked.cancelled() => break,
+            place = Arc::clone(&open).acquire_owned() => place,
+        };
+        let conversation = counted.conversation.clone();
+        let (cut, cut_alone) = (cut.clone(), conversation.cut.clone());
+        let serving = converse(stream, peer, router.clone(), settings, (graceful.watcher(), conversation));
         tokio::spawn(async move {
             tokio::select! {
                 () = serving => {}
                 () = cut.cancelled() => {}
+                () = cut_alone.cancelled() => {}
             }
             drop((place, counted));
         });
@@ -201,7 +244,7 @@ async fn converse(
     peer: SocketAddr,
     router: Router,
     settings: ConnectionSettings,
-    watcher: Watcher,
+    (watcher, conversation): (Watcher, Conversation),
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(cause = %error, "a connection delays small packets");
@@ -209,16 +252,41 @@ async fn converse(
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(settings.stalled));
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| conversation.arrival.watch(Body::new(body)));
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        let (work, answer) = (conversation.work(), router.clone().oneshot(request));
+        async move {
+            let answer = answer.await;
+            drop(work);
+            answer
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head)
+        .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     if let Err(error) = pin!(watcher.watch(connection)).await {
         tracing::debug!(cause = %error, %peer, "a connection ended early");
+    }
+}
+
+/// Answers one request of a peer that has too many connections, without taking a place.
+async fn refuse(stream: TcpStream) {
+    let service = hyper::service::service_fn(|_: Request<Incoming>| {
+        let mut answer = Problem::crowded().into_response();
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        std::future::ready(Ok::<_, Infallible>(answer))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REFUSAL)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(REFUSAL, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(cause = %error, "a peer with too many connections was not told"),
+        Err(_) => tracing::debug!("a peer with too many connections asked nothing in time"),
     }
 }
 
@@ -344,10 +412,99 @@ mod tests {
         let ask = format!("{ask}connection: close\r\n\r\n");
         let mut answer = Box::pin(say(&mut third, &ask));
         tokio::select! {
-            early = &mut answer => panic!("{early}"),
+            // Both may be there at once: the end of one is the begin of the other.
+            biased;
             answer = say(&mut idle[0], "connection: close\r\n\r\n") => assert!(answer.ends_with("answered")),
+            early = &mut answer => panic!("{early}"),
         }
         assert!(answer.await.ends_with("answered"));
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_told_and_ends_its_connection() {
+        let (address, _serving) = within(ConnectionSettings::default()).await;
+        for (length, status) in [(BUFFER_BYTES / 2, "200"), (BUFFER_BYTES * 2, "431")] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let padding = "x".repeat(length);
+            let head = format!(
+                "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\npadding: {padding}\r\n\r\n"
+            );
+            let answer = tell(&mut stream, head.as_bytes()).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{length}: {answer}");
+        }
+    }
+
+    /// What is answered to somebody who says more than is listened to: the system may take it back when it finds
+    /// that the rest was not read, so what arrives is read while the rest is sent.
+    async fn tell(stream: &mut TcpStream, text: &[u8]) -> String {
+        let (mut reader, mut writer) = stream.split();
+        let mut answer = Vec::new();
+        let said = async {
+            // The server need not listen to the end.
+            let _sent = writer.write_all(text).await;
+        };
+        let heard = async {
+            let mut piece = [0; 1024];
+            while let Ok(length @ 1..) = reader.read(&mut piece).await {
+                answer.extend_from_slice(&piece[..length]);
+            }
+        };
+        tokio::join!(said, heard);
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// A server where this machine's addresses are peers like others, and where there is room for four
+    /// connections, two of one peer.
+    async fn among_strangers() -> (SocketAddr, tokio_util::sync::DropGuard) {
+        let listener = bind(loopback()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Stop::default();
+        let guard = stop.asked.clone().drop_guard();
+        let router = Router::new()
+            .route("/", get(|| async { "answered" }))
+            .route("/read", axum::routing::post(|_: axum::body::Bytes| async { "read" }));
+        let settings = ConnectionSettings { most: 4, ..ConnectionSettings::default() };
+        tokio::spawn(async move {
+            serve_among(listener, router, &stop, Duration::ZERO, (settings, Peers::of_strangers(2))).await
+        });
+        (address, guard)
+    }
+
+    async fn connect_from(last: u8, address: SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+        socket.connect(address).await.unwrap()
+    }
+
+    const ASK: &str = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_peer_with_too_many_connections_is_told_so_and_when_to_come_again() {
+        let (address, _serving) = among_strangers().await;
+        let _held = [connect_from(2, address).await, connect_from(2, address).await];
+        let answer = say(&mut connect_from(2, address).await, ASK).await;
+        assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+        assert!(answer.contains("retry-after: 1") && answer.contains("application/problem+json"), "{answer}");
+        assert!(say(&mut connect_from(3, address).await, ASK).await.ends_with("answered"));
+    }
+
+    #[tokio::test]
+    async fn slow_senders_make_room_for_one_who_has_no_connection_yet() {
+        let (address, _serving) = among_strangers().await;
+        let mut slow = Vec::new();
+        for (peer, sent) in [
+            (2, "GET / HTTP/1.1\r\nhost: local"),
+            (2, "POST /read HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nslow"),
+            (3, ""),
+            (3, "POST /read HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"),
+        ] {
+            let mut stream = connect_from(peer, address).await;
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            slow.push(stream);
+        }
+        for newcomer in 4..8 {
+            assert!(say(&mut connect_from(newcomer, address).await, ASK).await.ends_with("answered"));
+        }
     }
 
     #[tokio::test]
