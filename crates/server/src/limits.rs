@@ -1,17 +1,21 @@
 //! How often the API may be asked.
 //!
-//! An address and an orchestra each have so many requests a minute; an orchestra those of its own people. Signing in costs a hash, so it has bounds
-//! of its own: failed ones are counted by address and by account, and addresses take turns at the hasher, so
-//! that many connections of one address cannot fill its queue for the others.
+//! An address and an orchestra each have so many requests a minute; an orchestra those of its own people. Signing in
+//! costs a hash, so it has bounds of its own: failed ones are counted by address and by account, and addresses take
+//! turns at the hasher, so that many connections of one address cannot fill its queue for the others. Nor can an
+//! orchestra that makes many members: it takes its turns among them, and at the registry.
+//!
+//! Failed sign-ins of strangers do not keep an account's owner out: where somebody signed in before, failures with
+//! that account are counted apart from everybody else's.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use stagesub_tenancy::fair::Permit;
-use stagesub_tenancy::rate::{Limited, RateLimit, client_of};
+use stagesub_tenancy::rate::{Limited, RateLimit, RecentSet, client_of};
 use stagesub_tenancy::{Crowded, FairGate, FairSettings, TenantId};
 
 use crate::config::LimitSettings;
@@ -23,6 +27,10 @@ const SIGN_INS_WAITING_EACH: usize = 16;
 const SIGN_INS_WAITING: usize = 512;
 /// How long a sign-in waits for its turn.
 const SIGN_IN_WAIT: Duration = Duration::from_secs(2);
+/// Turns at the registry that orchestras have at one time: as many as it gives connections to a node.
+const REGISTRY_TURNS: u32 = 4;
+/// Accounts with an address where somebody signed in to them, that are remembered.
+const KNOWN: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 
 /// The limits of one server.
 #[derive(Debug)]
@@ -32,8 +40,27 @@ pub struct Limits {
     failing_addresses: Option<RateLimit<IpAddr>>,
     /// Accounts by a hash that only this process knows: login addresses are not kept.
     failing_accounts: Option<RateLimit<u64>>,
+    /// Accounts and the addresses where they were signed in to.
+    known: RecentSet<(u64, IpAddr)>,
     hasher: RandomState,
-    turns: Option<FairGate<Option<IpAddr>>>,
+    turns: Option<FairGate<Party>>,
+    registry: FairGate<TenantId>,
+}
+
+/// Who takes turns at the hasher.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Party {
+    /// Who signs in from an address, as far as it is known.
+    Address(Option<IpAddr>),
+    /// An orchestra that makes members; none: the platform.
+    Tenant(Option<TenantId>),
+}
+
+/// A turn at what all orchestras share, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _hasher: Option<Permit<Party>>,
+    _registry: Option<Permit<TenantId>>,
 }
 
 impl Limits {
@@ -57,8 +84,10 @@ impl Limits {
             tenants: limit(settings.requests_per_tenant),
             failing_addresses: limit(settings.failed_sign_ins_per_address),
             failing_accounts: limit(settings.failed_sign_ins_per_account),
+            known: RecentSet::new(KNOWN),
             hasher: RandomState::new(),
             turns,
+            registry: FairGate::new(FairSettings { permits: REGISTRY_TURNS, ..FairSettings::default() }),
         }
     }
 
@@ -90,18 +119,51 @@ impl Limits {
         let address = address.map(client_of);
         // Everything an address book would take for the same login address is the same account.
         let account = self.hasher.hash_one(email.trim().to_lowercase());
-        self.may_fail(address, account)?;
+        let counted = match address {
+            Some(address) if self.known.contains(&(account, address)) => {
+                self.hasher.hash_one((account, address))
+            }
+            _ => account,
+        };
+        self.may_fail(address, counted)?;
         let turn = match &self.turns {
             None => None,
-            Some(turns) => match turns.enter(address).await {
+            Some(turns) => match turns.enter(Party::Address(address)).await {
                 Ok(turn) => Some(turn),
                 Err(Crowded::QueueFull) => return Err(Problem::sign_in_limited(Duration::from_secs(1))),
                 Err(crowded) => return Err(Problem::unavailable(crowded)),
             },
         };
         // Others may have failed while this one waited.
-        self.may_fail(address, account)?;
-        Ok(Attempt { limits: self, address, account, counts: true, _turn: turn })
+        self.may_fail(address, counted)?;
+        Ok(Attempt { limits: self, address, account, counted, counts: true, _turn: turn })
+    }
+
+    /// Waits for an orchestra's turn at the hasher, or the platform's, to hash a new password.
+    ///
+    /// # Errors
+    /// 429 when too many of it wait; 503 when the turn does not come in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place up.
+    pub async fn hash_for(&self, tenant: Option<TenantId>) -> Result<Turn, Problem> {
+        let hasher = match &self.turns {
+            None => None,
+            Some(turns) => Some(turns.enter(Party::Tenant(tenant)).await.map_err(crowded)?),
+        };
+        Ok(Turn { _hasher: hasher, _registry: None })
+    }
+
+    /// Waits for an orchestra's turn at the registry, for what is not answered from what a node remembers.
+    ///
+    /// # Errors
+    /// As [`Limits::hash_for`].
+    ///
+    /// # Cancel safety
+    /// As [`Limits::hash_for`].
+    pub async fn registry_for(&self, tenant: TenantId) -> Result<Turn, Problem> {
+        let registry = self.registry.enter(tenant).await.map_err(crowded)?;
+        Ok(Turn { _hasher: None, _registry: Some(registry) })
     }
 
     /// Forgets who has not asked for long; to be called now and then.
@@ -129,12 +191,22 @@ pub struct Attempt<'a> {
     limits: &'a Limits,
     address: Option<IpAddr>,
     account: u64,
+    /// Under what it counts if it fails: the account, or the account at an address where it is known.
+    counted: u64,
     counts: bool,
-    _turn: Option<Permit<Option<IpAddr>>>,
+    _turn: Option<Permit<Party>>,
 }
 
 impl Attempt<'_> {
-    /// It succeeded, or nothing was decided: it does not count.
+    /// It succeeded: it does not count, and the account is known where it came from.
+    pub fn succeed(mut self) {
+        self.counts = false;
+        if let Some(address) = self.address {
+            self.limits.known.insert((self.account, address));
+        }
+    }
+
+    /// Nothing was decided: it does not count.
     pub fn forgive(mut self) {
         self.counts = false;
     }
@@ -151,7 +223,7 @@ impl Drop for Attempt<'_> {
             let _reached = limit.take(address);
         }
         if let Some(limit) = &self.limits.failing_accounts {
-            let _reached = limit.take(&self.account);
+            let _reached = limit.take(&self.counted);
         }
     }
 }
@@ -162,6 +234,13 @@ fn limit<K: Eq + std::hash::Hash + Clone>(most: Option<NonZeroU32>) -> Option<Ra
 
 fn take<K: Eq + std::hash::Hash + Clone>(limit: Option<&RateLimit<K>>, key: &K) -> Result<(), Limited> {
     limit.map_or(Ok(()), |limit| limit.take(key))
+}
+
+fn crowded(crowded: Crowded) -> Problem {
+    match crowded {
+        Crowded::QueueFull => Problem::rate_limited(Duration::from_secs(1)),
+        crowded => Problem::unavailable(crowded),
+    }
 }
 
 fn rate_limited(limited: Limited) -> Problem {
@@ -225,6 +304,61 @@ mod tests {
         limits.sign_in(good, "d@x.example").await.unwrap().forgive();
         tokio::time::advance(Duration::from_mins(1)).await;
         limits.sign_in(bad, "a@x.example").await.unwrap().forgive();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_who_fail_do_not_keep_the_owner_out_where_they_signed_in_before() {
+        let limits = limits();
+        let (home, elsewhere) = (Some(ip("2001:db8::1")), Some(ip("192.0.2.1")));
+        limits.sign_in(home, "a@x.example").await.unwrap().succeed();
+        for n in 0..2 {
+            drop(limits.sign_in(Some(ip(&format!("198.51.100.{n}"))), "a@x.example").await.unwrap());
+        }
+        refused(limits.sign_in(elsewhere, "a@x.example").await);
+        // The owner may even mistype, from anywhere in the network that is theirs, and not without end.
+        let nearby = Some(ip("2001:db8::2"));
+        drop(limits.sign_in(nearby, "A@x.example").await.unwrap());
+        limits.sign_in(home, "a@x.example").await.unwrap().succeed();
+        drop(limits.sign_in(home, "a@x.example").await.unwrap());
+        refused(limits.sign_in(home, "a@x.example").await);
+        refused(limits.sign_in(elsewhere, "a@x.example").await);
+        // Having signed in to one account says nothing of another.
+        for n in 0..2 {
+            drop(limits.sign_in(Some(ip(&format!("198.51.100.{n}"))), "b@x.example").await.unwrap());
+        }
+        refused(limits.sign_in(home, "b@x.example").await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_orchestra_that_makes_many_members_leaves_a_turn_for_who_signs_in() {
+        let limits = Limits::new(LimitSettings::default());
+        let [one, other] = [1, 2].map(|n| TenantId::from_uuid(uuid::Uuid::from_u128(n)));
+        let gate = limits.turns.as_ref().unwrap();
+        let mut held = Vec::new();
+        while gate.stats().held < gate.stats().permits / 2 {
+            held.push(limits.hash_for(Some(one)).await.unwrap());
+        }
+        let mut waiting: Vec<_> =
+            (0..SIGN_INS_WAITING_EACH).map(|_| Box::pin(limits.hash_for(Some(one)))).collect();
+        for hash in &mut waiting {
+            assert!(futures::poll!(hash.as_mut()).is_pending());
+        }
+        refused(limits.hash_for(Some(one)).await);
+        limits.sign_in(Some(ip("203.0.113.2")), "b@x.example").await.unwrap().succeed();
+        drop(limits.hash_for(Some(other)).await.unwrap());
+        drop(limits.hash_for(None).await.unwrap());
+        let late = waiting.pop().unwrap().await.unwrap_err();
+        assert_eq!(late.status(), StatusCode::SERVICE_UNAVAILABLE, "its turn did not come in time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_orchestra_holds_half_of_the_turns_at_the_registry() {
+        let limits = Limits::new(LimitSettings::off());
+        let [one, other] = [1, 2].map(|n| TenantId::from_uuid(uuid::Uuid::from_u128(n)));
+        let _held = [limits.registry_for(one).await.unwrap(), limits.registry_for(one).await.unwrap()];
+        let mut third = Box::pin(limits.registry_for(one));
+        assert!(futures::poll!(third.as_mut()).is_pending());
+        limits.registry_for(other).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,10 @@ use governor::{Quota, RateLimiter};
 use lru::LruCache;
 use tokio::time::Instant;
 
+mod recent;
+
+pub use recent::RecentSet;
+
 /// Keys that one limit remembers; the one that asked least recently is forgotten for another.
 const REMEMBERED: usize = 100_000;
 

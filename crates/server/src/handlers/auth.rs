@@ -92,8 +92,10 @@ pub async fn login(
     };
     let attempt = state.limits.sign_in(origin.ip_address, &request.email).await?;
     let signed_in = state.login.login(&request.email, request.password, tenant, origin, state.now()).await;
-    if !matches!(signed_in, Err(LoginError::Refused)) {
-        attempt.forgive();
+    match signed_in {
+        Ok(_) => attempt.succeed(),
+        Err(LoginError::Refused) => drop(attempt),
+        Err(_) => attempt.forgive(),
     }
     let signed_in = signed_in?;
     Ok((

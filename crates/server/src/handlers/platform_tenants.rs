@@ -259,6 +259,7 @@ pub async fn create(
         None => None,
         Some(password) => {
             stagesub_auth::check_password(&password, &admin.email).map_err(within_admin)?;
+            let _turn = state.limits.hash_for(None).await?;
             let hash = state.passwords.hash(&password).await.map_err(Problem::unavailable)?;
             Some(hash.expose_secret().to_owned())
         }

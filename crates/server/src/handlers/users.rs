@@ -112,6 +112,7 @@ pub async fn list(
     caller.may(Permission::ManageOrchestra)?;
     let page = list::page(query.limit, None)?;
     let after = list::after(query.cursor.as_deref())?;
+    let _turn = state.limits.registry_for(caller.scope.tenant_id()).await?;
     let paged = service::list_members(&*state.people, caller.scope.tenant_id(), after, page.limit()).await?;
     Ok(Json(ListBody {
         items: paged.items.into_iter().map(MemberBody::from).collect(),
@@ -127,6 +128,7 @@ pub async fn list(
     (status = FORBIDDEN, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
     (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = TOO_MANY_REQUESTS, body = ProblemBody, content_type = "application/problem+json"),
     (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn create(
@@ -140,6 +142,7 @@ pub async fn create(
         None => None,
         Some(password) => {
             stagesub_auth::check_password(&password, &request.email).map_err(Problem::invalid)?;
+            let _turn = state.limits.hash_for(Some(caller.scope.tenant_id())).await?;
             let hash = state.passwords.hash(&password).await.map_err(Problem::unavailable)?;
             Some(hash.expose_secret().to_owned())
         }
@@ -152,6 +155,7 @@ pub async fn create(
         password_hash,
     };
     let (tenant, asked, now) = (caller.scope.tenant_id(), asking.by(&caller.actor)?, state.now());
+    let _turn = state.limits.registry_for(caller.scope.tenant_id()).await?;
     let made = service::add_member(&state.people(), &caller.actor, tenant, draft, role, asked, now).await?;
     let body = MemberBody::from(made.member);
     let answer = list::created(&format!("/api/v1/users/{}", body.id), body);
@@ -171,6 +175,7 @@ pub async fn show(
     PersonPath(user): PersonPath,
 ) -> Result<Json<MemberBody>, Problem> {
     caller.may(Permission::ManageOrchestra)?;
+    let _turn = state.limits.registry_for(caller.scope.tenant_id()).await?;
     let member = service::get_member(&*state.people, caller.scope.tenant_id(), user).await?;
     Ok(Json(member.into()))
 }
@@ -192,6 +197,7 @@ pub async fn change(
 ) -> Result<Json<MemberBody>, Problem> {
     caller.may(Permission::ManageOrchestra)?;
     let (tenant, role) = (caller.scope.tenant_id(), role(&request.role)?);
+    let _turn = state.limits.registry_for(caller.scope.tenant_id()).await?;
     let member = service::set_role(&state.people(), &caller.actor, tenant, user, role, state.now()).await?;
     Ok(Json(member.into()))
 }
@@ -211,6 +217,7 @@ pub async fn remove(
 ) -> Result<StatusCode, Problem> {
     caller.may(Permission::ManageOrchestra)?;
     let tenant = caller.scope.tenant_id();
+    let _turn = state.limits.registry_for(caller.scope.tenant_id()).await?;
     service::remove_member(&state.people(), &caller.actor, tenant, user, state.now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
