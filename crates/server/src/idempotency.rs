@@ -8,6 +8,8 @@
 //! A handler asks whether its caller may, as ever; then [`Asking::begin`] gives either the earlier answer or a
 //! [`Creation`] to work in, which ends with the answer.
 
+mod turns;
+
 use std::fmt;
 
 use axum::body::{Body as AxumBody, Bytes};
@@ -27,6 +29,7 @@ use stagesub_domain::service::{Act, idempotency as service};
 use stagesub_tenancy::Access;
 use utoipa::IntoParams;
 
+pub use self::turns::{KeyTurn, KeyTurns};
 use crate::extract::{Body, TenantCaller};
 use crate::problem::Problem;
 use crate::state::AppState;
@@ -152,13 +155,17 @@ impl Asking {
     pub async fn begin(self, state: &AppState, caller: &TenantCaller) -> Result<Begun, Problem> {
         let asked = self.by(&caller.actor)?;
         let now = state.now();
+        let turn = match &asked {
+            Some(asked) => Some(state.keys.enter(caller.scope.tenant_id(), asked).await?),
+            None => None,
+        };
         let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
         if let Some(asked) = &asked
             && let Some(answer) = service::claim(&mut *unit, asked, now).await?
         {
             return Ok(Begun::Before(mark_replayed(response(answer)?)));
         }
-        Ok(Begun::First(Creation { unit, asked, now }))
+        Ok(Begun::First(Creation { unit, asked, now, _turn: turn }))
     }
 }
 
@@ -182,6 +189,8 @@ pub struct Creation {
     unit: Box<dyn UnitOfWork>,
     asked: Option<Asked>,
     now: chrono::DateTime<chrono::Utc>,
+    /// After the unit: the next with the key begins when this one has ended.
+    _turn: Option<KeyTurn>,
 }
 
 impl Creation {
@@ -212,7 +221,7 @@ impl Creation {
         location: Option<String>,
         body: &B,
     ) -> Result<Response, Problem> {
-        let Self { mut unit, asked, now } = self;
+        let Self { mut unit, asked, now, _turn } = self;
         let answer = KeptAnswer {
             status: status.as_u16(),
             location,

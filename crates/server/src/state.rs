@@ -12,7 +12,7 @@ use stagesub_tenancy::proxies::TrustedProxies;
 use stagesub_tenancy::{Resolver, TenantId};
 use uuid::Uuid;
 
-use crate::idempotency::Fingerprints;
+use crate::idempotency::{Fingerprints, KeyTurns};
 use crate::limits::Limits;
 use crate::readiness::Readiness;
 
@@ -46,6 +46,8 @@ pub struct Parts {
     pub invalidate: Invalidate,
     /// Tells requests with a key from each other.
     pub fingerprints: Fingerprints,
+    /// Requests with one key, one after the other.
+    pub keys: Arc<KeyTurns>,
     /// Drops this node's cached answers about a person.
     pub invalidate_person: InvalidatePerson,
     /// Whether requests can be served.

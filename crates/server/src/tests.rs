@@ -16,7 +16,9 @@ use stagesub_auth::ports::{AuthEpoch, Authority, MockAuthorityStore, MockCredent
 use stagesub_auth::{
     AccessTokens, Authenticator, HasherSettings, LoginService, PasswordHasher, TokenSubject,
 };
-use stagesub_domain::error::{Constraint, StoreError};
+use stagesub_domain::error::{Constraint, StoreError, UseCaseError};
+use stagesub_domain::instrument::Instrument;
+use stagesub_domain::musician::Musician;
 use stagesub_domain::page::{Page, Paged};
 use stagesub_domain::ports::audit::MockAuditLog;
 use stagesub_domain::ports::hot_lists::MockHotLists;
@@ -26,18 +28,19 @@ use stagesub_domain::ports::registry::{
     MockPersonRegistry, MockTenantDatabases, MockTenantRegistry, TenantAccount,
 };
 use stagesub_domain::ports::settings::MockSettingsRepository;
-use stagesub_domain::ports::{MockUnitOfWork, MockUnitOfWorkFactory, Units};
+use stagesub_domain::ports::{HotLists, MockUnitOfWork, MockUnitOfWorkFactory, Units};
+use stagesub_domain::project::Project;
 use stagesub_domain::role::Role;
 use stagesub_domain::settings::Settings;
 use stagesub_domain::subscription::{Resource, Tier};
 use stagesub_id_gen::{MockSequenceStore, Reserved};
 use stagesub_tenancy::testing::{FixedClock, InMemoryDirectory, tenant};
-use stagesub_tenancy::{HostPolicy, Resolver, TenantId, TenantScope, TenantStatus, TrustedProxies};
+use stagesub_tenancy::{Access, HostPolicy, Resolver, TenantId, TenantScope, TenantStatus, TrustedProxies};
 use tower::ServiceExt;
 use uuid::Uuid;
 
 use crate::config::LimitSettings;
-use crate::idempotency::Fingerprints;
+use crate::idempotency::{Fingerprints, KeyTurns};
 use crate::limits::Limits;
 use crate::readiness::MockReadiness;
 use crate::routes::build_router;
@@ -70,15 +73,37 @@ fn server(units: MockUnitOfWorkFactory, role: Role) -> Router {
 
 /// The same over any factory.
 fn server_on(units: Units, role: Role) -> Router {
-    let mut hot_lists = MockHotLists::new();
-    hot_lists.expect_musicians().returning(|_, _| Ok(Paged { items: Vec::new(), next: None }));
-    hot_lists.expect_instruments().returning(|_, _| Ok(Paged { items: Vec::new(), next: None }));
-    hot_lists.expect_projects().returning(|_, _| Ok(Paged { items: Vec::new(), next: None }));
+    let hot_lists = EmptyLists(Arc::clone(&units));
     server_with(units, hot_lists, role)
 }
 
+/// Lists without anything in them, for whoever may begin to read.
+struct EmptyLists(Units);
+
+impl EmptyLists {
+    async fn list<T>(&self, scope: &TenantScope) -> Result<Paged<T>, UseCaseError> {
+        self.0.begin(scope, Access::Read).await.map_err(UseCaseError::Begin)?;
+        Ok(Paged { items: Vec::new(), next: None })
+    }
+}
+
+#[async_trait::async_trait]
+impl HotLists for EmptyLists {
+    async fn musicians(&self, scope: &TenantScope, _: Page) -> Result<Paged<Musician>, UseCaseError> {
+        self.list(scope).await
+    }
+
+    async fn instruments(&self, scope: &TenantScope, _: Page) -> Result<Paged<Instrument>, UseCaseError> {
+        self.list(scope).await
+    }
+
+    async fn projects(&self, scope: &TenantScope, _: Page) -> Result<Paged<Project>, UseCaseError> {
+        self.list(scope).await
+    }
+}
+
 /// The same with the lists that are asked for most.
-fn server_with(units: Units, hot_lists: MockHotLists, role: Role) -> Router {
+fn server_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> Router {
     let directory = Arc::new(InMemoryDirectory::new());
     directory.insert(tenant(1, "GOT", "got"));
     directory.insert(tenant(2, "MLM", "mlm"));
@@ -123,6 +148,7 @@ fn server_with(units: Units, hot_lists: MockHotLists, role: Role) -> Router {
         databases: Arc::new(MockTenantDatabases::new()),
         invalidate: Arc::new(|_| {}),
         fingerprints: Fingerprints::new(&SecretString::from("a secret of the tests")),
+        keys: KeyTurns::new(std::time::Duration::from_secs(5)),
         invalidate_person: Arc::new(|_| {}),
         readiness: Arc::new(readiness),
         clock: Arc::new(FixedClock::at(now())),

@@ -46,7 +46,7 @@ use uuid::Uuid;
 use crate::clock::SystemClock;
 use crate::config::{Bounds, DatabaseSettings, PoolShares, PoolSizes, ServingSettings};
 use crate::doctor;
-use crate::idempotency::Fingerprints;
+use crate::idempotency::{Fingerprints, KeyTurns};
 use crate::jobs::changes::Follow;
 use crate::jobs::{Jobs, changes, nodes, upkeep};
 use crate::limits::Limits;
@@ -77,6 +77,8 @@ pub struct Platform {
     nodes: Arc<dyn NodeRegistry>,
     sizes: PoolSizes,
     shares: PoolShares,
+    /// Longest wait for a request that has the same key.
+    key_wait: Duration,
 }
 
 impl Platform {
@@ -122,6 +124,7 @@ impl Platform {
             nodes: Arc::new(PgNodeRegistry::new(registry.clone())),
             sizes: databases.pools,
             shares: databases.shares,
+            key_wait: databases.bounds.timeouts.lock,
             registry,
             directory,
             router,
@@ -258,6 +261,8 @@ impl Platform {
             databases: Arc::clone(&self.databases),
             invalidate: Arc::clone(&self.invalidate),
             fingerprints: Fingerprints::new(&serving.jwt_secret),
+            // As long as the database would be waited for.
+            keys: KeyTurns::new(self.key_wait),
             invalidate_person: Arc::clone(&self.invalidate_person),
             readiness: Arc::new(Remembered::new(DatabasesAnswer {
                 registry: self.registry.clone(),
