@@ -1,5 +1,9 @@
 //! What one tenant, one client or one database takes from the others: nothing they need.
 
+mod attacks;
+mod frozen;
+mod nodes;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +12,6 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
-use stagesub_domain::page::Page;
-use stagesub_domain::ports::instruments::InstrumentFilter;
 use stagesub_server::config::LimitSettings;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
@@ -17,13 +19,12 @@ use stagesub_storage::pool::{TenantPool, TenantPoolSettings};
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_tenancy::{
-    Access, BeginError, BreakerSettings, FairStats, Lease, NodeId, OpenError, PoolSettings, RouteError,
-    Router, TenantScope,
+    Access, BeginError, BreakerSettings, FairStats, Lease, OpenError, PoolSettings, RouteError, Router,
+    TenantScope,
 };
 use stagesub_tests::cluster::keys;
 use stagesub_tests::database::connect;
 use stagesub_tests::{Client, Frozen, Kept, TestPlatform};
-use uuid::Uuid;
 
 use crate::tenant_tx::lab::until;
 
@@ -314,56 +315,4 @@ async fn one_account_is_not_tried_from_many_addresses() {
     too_often(&from(7).post(LOGIN, &right).await, "sign-in-limited");
     let other = json!({ "email": "somebody@else.example", "password": "wrong wrong wrong" });
     from(8).post(LOGIN, &other).await.problem(401, "unauthenticated");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nodes_count_those_who_live_and_forget_those_who_do_not() {
-    let platform = TestPlatform::start().await;
-    let nodes = platform.wired().nodes();
-    // The platform's own job has said that it lives, or will in a moment.
-    until("the platform's node is there", async || platform.count_in_registry("registry.nodes").await == 1)
-        .await;
-    let lease = Duration::from_secs(3600);
-    let [first, second] = [Uuid::now_v7(), Uuid::now_v7()].map(NodeId::from_uuid);
-    let beat = async |node| nodes.beat(node, lease).await.unwrap().get();
-    assert_eq!((beat(first).await, beat(second).await, beat(first).await), (2, 3, 3));
-    nodes.leave(second).await.unwrap();
-    assert_eq!(beat(first).await, 2);
-
-    assert_eq!(beat(second).await, 3);
-    let mut registry = connect(platform.registry()).await;
-    let late = "UPDATE registry.nodes SET seen_at = seen_at - $1::text::interval WHERE id = $2";
-    for (late_by, counted, rows) in [("61 minutes", 2, 3), ("40 hours", 2, 2)] {
-        sqlx::query(late).bind(late_by).bind(second.as_uuid()).execute(&mut registry).await.unwrap();
-        assert_eq!(beat(first).await, counted, "{late_by}");
-        assert_eq!(platform.count_in_registry("registry.nodes").await, rows, "{late_by}");
-    }
-    assert_eq!(beat(second).await, 3, "it was only late");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn open_pools_are_fitted_to_the_number_of_nodes() {
-    let platform = TestPlatform::start().await;
-    let ours = platform.orchestra(Kept::Shared, "ours").await;
-    let scope = platform.scope(&ours).await;
-    let pool = shared_pool(&platform);
-    let fit = async |nodes| platform.wired().fleet().fit(NonZeroU32::new(nodes).unwrap()).await;
-    let units = join_all((0..5).map(|_| platform.state().units.begin(&scope, Access::Read))).await;
-    assert_eq!((pool.turns().held, pool.turns().permits), (5, 10));
-
-    fit(10).await;
-    assert_eq!((pool.turns().held, pool.turns().permits), (5, 4), "nobody's connection is taken away");
-    for unit in units {
-        let mut unit = unit.unwrap();
-        unit.instruments().list(&InstrumentFilter::default(), Page::first()).await.unwrap();
-        unit.commit().await.unwrap();
-    }
-    fit(10).await;
-    assert!(pool.connections() <= 4, "{pool:?}");
-    let units = join_all((0..2).map(|_| platform.state().units.begin(&scope, Access::Read))).await;
-    assert!(units.iter().all(Result::is_ok));
-    assert_eq!(pool.turns().held, 2, "half of four");
-    drop(units);
-    fit(1).await;
-    assert_eq!(pool.turns().permits, 10);
 }

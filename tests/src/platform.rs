@@ -1,5 +1,6 @@
 //! One platform with databases of its own: what a test starts with.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use stagesub_domain::actor::Actor;
 use stagesub_domain::audit::{AuditAction, AuditEntry};
+use stagesub_domain::ports::Units;
 use stagesub_domain::ports::registry::NewMember;
 use stagesub_domain::role::Role;
 use stagesub_server::bootstrap::ensure_superadmin;
@@ -47,7 +49,7 @@ pub struct TestPlatform {
     registry: ConnectionTarget,
     orchestras: AtomicU32,
     /// The node's background jobs; they end with the test's runtime.
-    _jobs: Jobs,
+    jobs: Jobs,
 }
 
 impl std::fmt::Debug for TestPlatform {
@@ -108,6 +110,20 @@ impl TestPlatform {
         Self::start_with("", pools).await
     }
 
+    /// A platform whose own node has no part in what the nodes share.
+    pub async fn start_without_jobs() -> Self {
+        let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
+        let settings = settings(&fresh_databases().await, pools, Bounds::default());
+        let mut platform = Self::start_as(settings, serving("", Follow::default())).await;
+        std::mem::take(&mut platform.jobs).stop(Duration::from_secs(5)).await;
+        platform
+    }
+
+    /// Closes the pools of the platform's own node, which serves nobody after that.
+    pub async fn close_pools(&self) {
+        self.wired.router().shutdown().await;
+    }
+
     async fn start_with(proxies: &str, pools: PoolSizes) -> Self {
         Self::start_on(fresh_databases().await, proxies, pools, Bounds::default()).await
     }
@@ -128,7 +144,7 @@ impl TestPlatform {
             superadmin: OnceCell::new(),
             registry,
             orchestras: AtomicU32::new(1),
-            _jobs: jobs,
+            jobs,
         }
     }
 
@@ -325,6 +341,18 @@ impl TestPlatform {
         .fetch_all(&mut connect(&self.registry).await)
         .await
         .expect("the platform's audit log can be read")
+    }
+
+    /// Another node on the same databases, whose background jobs are the test's to do, and what begins its
+    /// transactions.
+    pub async fn node_without_jobs(&self, pools: PoolSizes, shares: PoolShares) -> (Platform, Units) {
+        // Those who get no connection are told soon.
+        let bounds = Bounds { wait: Duration::from_millis(200), ..Bounds::default() };
+        let settings = DatabaseSettings { shares, ..settings(&self.registry, pools, bounds) };
+        let node =
+            Platform::open(settings, self.serving.hosts.clone()).await.expect("the databases are there");
+        let units = Arc::clone(&node.state(&self.serving).expect("it can sign tokens").units);
+        (node, units)
     }
 
     /// A second node on the same databases, wired anew as after a restart.

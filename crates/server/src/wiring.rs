@@ -1,7 +1,6 @@
 //! The composition root: the one place that knows which adapter stands behind which port.
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +36,7 @@ use stagesub_storage::repo::PgHotLists;
 use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
+use stagesub_tenancy::nodes::{Membership, Sharing, Uses};
 use stagesub_tenancy::{
     CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, HostPolicy, NodeId,
     NodeRegistry, PoolFactory, PoolSettings, PoolTarget, Resolver, Router, TenantDirectory, TenantId,
@@ -290,9 +290,8 @@ impl Platform {
         jobs.start(|stop| upkeep::every(upkeep::EVICTION, move || router.evict_expired(), stop));
         let limits = Arc::clone(&state.limits);
         jobs.start(|stop| upkeep::every(upkeep::FORGETTING, move || limits.forget_idle(), stop));
-        let node = NodeId::from_uuid(Uuid::now_v7());
-        let (nodes, fleet) = (Arc::clone(&self.nodes), self.fleet());
-        jobs.start(|stop| nodes::beat(nodes, node, move |live| fleet.clone().fit(live), stop));
+        let (member, fleet) = (self.membership(), self.fleet());
+        jobs.start(|stop| nodes::beat(member, fleet, stop));
         jobs
     }
 
@@ -305,6 +304,13 @@ impl Platform {
             sizes: self.sizes,
             shares: self.shares,
         }
+    }
+
+    /// This node among the others, of which they have not heard yet.
+    #[must_use]
+    pub fn membership(&self) -> Membership {
+        let node = NodeId::from_uuid(Uuid::now_v7());
+        Membership::new(Arc::clone(&self.nodes), node, nodes::LEASE, self.fleet().sharing())
     }
 
     /// Pools of tenants' databases.
@@ -356,14 +362,32 @@ impl fmt::Debug for Fleet {
 }
 
 impl Fleet {
-    /// Takes the part of one of so many nodes: pools that are open become smaller or larger.
-    pub async fn fit(self, live: NonZeroU32) {
-        let shared = self.shares.shared_pool(self.sizes, live);
+    /// Uses at most so many connections from now on: pools that are open become smaller or larger.
+    pub async fn fit(&self, uses: Uses) {
+        // The pool has one more, which cancels statements.
+        let shared = uses.shared.saturating_sub(1);
         self.factory.set_shared_connections(shared);
-        self.router.set_connection_budget(self.shares.dedicated_budget(self.sizes, live));
+        self.router.set_connection_budget(uses.dedicated);
         for pool in self.router.shared_pools() {
             pool.resize(shared).await;
         }
+    }
+
+    /// What is in use: those that are open, or being opened or closed.
+    #[must_use]
+    pub fn uses(&self) -> Uses {
+        let pools = self.router.shared_pools();
+        let shared = pools.iter().map(|pool| u32::try_from(pool.connections()).unwrap_or(u32::MAX)).max();
+        Uses {
+            shared: shared.map_or(0, |connections| connections.saturating_add(1)),
+            dedicated: self.router.stats().connections,
+        }
+    }
+
+    /// How it is shared with the other nodes.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        self.shares.sharing(self.sizes)
     }
 }
 

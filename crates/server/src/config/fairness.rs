@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use stagesub_tenancy::nodes::{Sharing, Uses};
+
 use super::{ConfigError, PoolSizes, RawConfig};
 
 /// How connections to databases are shared.
@@ -18,7 +20,7 @@ pub struct PoolShares {
 
 impl Default for PoolShares {
     fn default() -> Self {
-        Self { tenant_percent: 50, shared: 50, dedicated: 150 }
+        Self { tenant_percent: 50, shared: 50, dedicated: 160 }
     }
 }
 
@@ -45,20 +47,18 @@ impl PoolShares {
         })
     }
 
-    /// Connections that one of so many nodes uses of a shared pool. Each pool has one more, which cancels
-    /// statements; so with very many nodes there are three to a node, whatever the setting.
+    /// How the nodes share the connections. Each pool has one more than its size, which cancels statements; a node
+    /// has at least two to a shared database and that one, and those of one dedicated pool.
     #[must_use]
-    pub fn shared_pool(&self, sizes: PoolSizes, nodes: NonZeroU32) -> u32 {
-        stagesub_tenancy::nodes::part_of(self.shared, nodes, 3, sizes.shared.saturating_add(1))
-            .saturating_sub(1)
-    }
-
-    /// Connections that one of so many nodes may hold to dedicated databases: at least those of one pool.
-    #[must_use]
-    pub fn dedicated_budget(&self, sizes: PoolSizes, nodes: NonZeroU32) -> u32 {
+    pub fn sharing(&self, sizes: PoolSizes) -> Sharing {
         let pool = sizes.dedicated.saturating_add(1);
         let pools = u32::try_from(sizes.dedicated_pools).unwrap_or(u32::MAX);
-        stagesub_tenancy::nodes::part_of(self.dedicated, nodes, pool, pools.saturating_mul(pool))
+        let shared = sizes.shared.saturating_add(1);
+        Sharing {
+            total: Uses { shared: self.shared, dedicated: self.dedicated },
+            least: Uses { shared: shared.min(3), dedicated: pool },
+            most: Uses { shared, dedicated: pools.saturating_mul(pool) },
+        }
     }
 }
 
@@ -173,21 +173,16 @@ mod tests {
 
     const SIZES: PoolSizes = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
 
-    fn nodes(count: u32) -> NonZeroU32 {
-        NonZeroU32::new(count).unwrap()
-    }
-
     #[test]
     fn one_node_has_the_sizes_that_were_set_and_many_divide_what_there_is() {
-        let shares = PoolShares::default();
-        let parts =
-            |count| (shares.shared_pool(SIZES, nodes(count)), shares.dedicated_budget(SIZES, nodes(count)));
-        assert_eq!(parts(1), (10, 150));
-        assert_eq!(parts(2), (10, 75));
-        assert_eq!(parts(4), (10, 37));
-        assert_eq!(parts(5), (9, 30));
-        assert_eq!(parts(10), (4, 15));
-        assert_eq!(parts(1_000), (2, 3), "never less than one can work with");
+        let sharing = PoolShares::default().sharing(SIZES);
+        let part = |count| sharing.part(NonZeroU32::new(count).unwrap());
+        assert_eq!(part(1), Uses { shared: 11, dedicated: 150 });
+        assert_eq!(part(4), Uses { shared: 11, dedicated: 39 });
+        assert_eq!(part(10), Uses { shared: 4, dedicated: 15 });
+        assert_eq!(part(1_000), Uses { shared: 3, dedicated: 3 });
+        let one = PoolSizes { shared: 1, ..SIZES };
+        assert_eq!(PoolShares::default().sharing(one).least.shared, 2, "no more than the pool may have");
     }
 
     #[test]

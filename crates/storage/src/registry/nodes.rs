@@ -1,10 +1,10 @@
 //! The nodes that live, in the registry.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::types::PgInterval;
+use stagesub_tenancy::nodes::{Others, Uses};
 use stagesub_tenancy::{DirectoryError, NodeId, NodeRegistry};
 
 use crate::registry::{RegistryPools, corrupt, unavailable};
@@ -28,34 +28,51 @@ impl PgNodeRegistry {
 
 #[async_trait]
 impl NodeRegistry for PgNodeRegistry {
-    async fn beat(&self, node: NodeId, lease: Duration) -> Result<NonZeroU32, DirectoryError> {
+    async fn beat(&self, node: NodeId, lease: Duration, uses: Uses) -> Result<Others, DirectoryError> {
         let interval = |time| PgInterval::try_from(time).map_err(|source| corrupt("lease", source));
         let (forgotten, lease) = (interval(lease.saturating_mul(FORGOTTEN_AFTER))?, interval(lease)?);
-        // The statement sees the table as it was before it, so this node is counted apart. A row that another
-        // node is removing at this moment is left to it.
-        let others = sqlx::query_scalar!(
-            r#"WITH beat AS (
-                INSERT INTO registry.nodes (id, seen_at) VALUES ($1, now())
-                ON CONFLICT (id) DO UPDATE SET seen_at = now(), updated_at = now()
-            ), gone AS (
+        let number = |uses: u32| i32::try_from(uses).unwrap_or(i32::MAX);
+        // A row that another node is removing at this moment is left to it.
+        sqlx::query!(
+            "WITH gone AS (
                 DELETE FROM registry.nodes WHERE id IN (
                     SELECT id FROM registry.nodes
-                    WHERE seen_at < now() - $3::interval AND id <> $1
+                    WHERE seen_at < now() - $2::interval AND id <> $1
                     ORDER BY id
                     FOR UPDATE SKIP LOCKED
                 )
             )
-            SELECT count(*) AS "others!" FROM registry.nodes
+            INSERT INTO registry.nodes (id, seen_at, shared_connections, dedicated_connections)
+            VALUES ($1, now(), $3, $4)
+            ON CONFLICT (id) DO UPDATE
+            SET seen_at = now(), shared_connections = $3, dedicated_connections = $4, updated_at = now()",
+            node.as_uuid(),
+            forgotten,
+            number(uses.shared),
+            number(uses.dedicated)
+        )
+        .execute(self.registry.control())
+        .await
+        .map_err(unavailable)?;
+        // A statement of its own, so that it sees all that was said before this node had spoken.
+        let others = sqlx::query!(
+            r#"SELECT
+                count(*) AS "nodes!",
+                coalesce(sum(shared_connections), 0)::bigint AS "shared!",
+                coalesce(sum(dedicated_connections), 0)::bigint AS "dedicated!"
+            FROM registry.nodes
             WHERE seen_at >= now() - $2::interval AND id <> $1"#,
             node.as_uuid(),
-            lease,
-            forgotten
+            lease
         )
         .fetch_one(self.registry.control())
         .await
         .map_err(unavailable)?;
-        let others = u32::try_from(others).map_err(|source| corrupt("nodes", source))?;
-        Ok(NonZeroU32::MIN.saturating_add(others))
+        let count = |number| u32::try_from(number).map_err(|source| corrupt("nodes", source));
+        Ok(Others {
+            nodes: count(others.nodes)?,
+            uses: Uses { shared: count(others.shared)?, dedicated: count(others.dedicated)? },
+        })
     }
 
     async fn leave(&self, node: NodeId) -> Result<(), DirectoryError> {
