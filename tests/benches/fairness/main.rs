@@ -5,21 +5,26 @@
 //! Eight orchestras each make requests, one after the other, and look at a page of musicians with each. In one kind of
 //! cell they are alone; in the next one more orchestra of the same database makes the requests of 20 such clients at
 //! once; in the third one more is there whose dedicated database was stopped (SIGSTOP of its server processes) while
-//! its clients go on. Rounds are interleaved, and each kind is compared with `alone` of its own round.
+//! its clients go on. Rounds are interleaved, and each kind is compared with `alone` of its own round. All that is
+//! done on units of work and over HTTP, through the listener that `serve` has.
 //! `--rounds N` and `--millis N` (the length of a cell) change how long it takes; `--share P` changes what one
-//! orchestra may hold of the shared pool, 100 being no bound but turns.
+//! orchestra may hold of the shared pool, 100 being no bound but turns; `--by units` and `--by http` measure one way.
 
+mod client;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use stagesub_domain::page::Page;
-use stagesub_domain::ports::Units;
-use stagesub_domain::ports::musicians::MusicianFilter;
-use stagesub_server::config::PoolShares;
-use stagesub_tenancy::{Access, BeginError, OpenError, RouteError, TenantScope};
+use stagesub_server::config::{ConnectionSettings, PoolShares};
+use stagesub_server::routes::build_router;
+use stagesub_server::serving::{Stop, bind, serve_within};
+use stagesub_tests::bench::load;
 use stagesub_tests::{Frozen, Kept, Orchestra, TestPlatform};
+
+use crate::client::{Client, Looker, Ways};
 
 /// The others: in the shared database, and in databases of their own.
 const SHARED: usize = 6;
@@ -42,13 +47,21 @@ struct Arguments {
     rounds: usize,
     cell: Duration,
     share: u8,
+    ways: Vec<Ways>,
 }
 
 impl Arguments {
     fn parse() -> Self {
-        let mut arguments = Self { rounds: 12, cell: Duration::from_secs(1), share: 50 };
+        let mut arguments =
+            Self { rounds: 12, cell: Duration::from_secs(1), share: 50, ways: Ways::ALL.to_vec() };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
+            if word == "--by" {
+                let way = words.next().unwrap_or_default();
+                arguments.ways.retain(|known| known.name() == way);
+                assert!(!arguments.ways.is_empty(), "--by units or --by http");
+                continue;
+            }
             let mut number = || -> u64 {
                 words
                     .next()
@@ -77,45 +90,73 @@ enum Kind {
 
 impl Kind {
     const ALL: [Self; 3] = [Self::Alone, Self::Noisy, Self::Frozen];
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Alone => "p99_alone",
+            Self::Noisy => "p99_noisy",
+            Self::Frozen => "p99_frozen",
+        }
+    }
 }
 
 /// The orchestras of the bench.
 struct Stage {
     platform: TestPlatform,
-    others: Vec<TenantScope>,
-    noisy: TenantScope,
-    frozen: TenantScope,
+    server: SocketAddr,
+    others: Vec<Looker>,
+    noisy: Looker,
+    frozen: Looker,
     frozen_database: String,
 }
 
 async fn bench(arguments: Arguments) {
     let stage = Stage::set(arguments.share).await;
     println!(
-        "{} others, {NOISY_CLIENTS} noisy clients, {} rounds of {:?} a cell, share {} %",
+        "{} others, {NOISY_CLIENTS} noisy clients, {} rounds of {:?} a cell, share {} %, load {}",
         stage.others.len(),
         arguments.rounds,
         arguments.cell,
-        arguments.share
+        arguments.share,
+        load()
     );
-    println!("others ask             kind    requests/s   p50 us   p99 us  p99 / alone  errors  noisy/s");
-    let mut errors = 0;
-    let mut ratios = Vec::new();
-    for (paced, name) in [(None, "one after the other"), (Some(PACE), "every 10 ms")] {
-        let cells = stage.measure(&arguments, paced).await;
-        for kind in Kind::ALL {
-            errors += cells[kind as usize].iter().map(|cell| cell.errors).sum::<u64>();
-            ratios.push(report(name, kind, &cells, arguments.cell));
+    println!(
+        "by    others ask           kind    requests/s   p50 us   p99 us  p99 / alone (least, most)  errors  noisy/s"
+    );
+    let (mut errors, mut ratios) = (0, Vec::new());
+    for way in &arguments.ways {
+        for (paced, name) in [(None, "one after the other"), (Some(PACE), "every 10 ms")] {
+            let cells = stage.measure(&arguments, *way, paced).await;
+            for kind in Kind::ALL {
+                errors += cells[kind as usize].iter().map(|cell| cell.errors).sum::<u64>();
+                let ratio = report(&format!("{:<5} {name}", way.name()), kind, &cells, arguments.cell);
+                let key = format!(
+                    "{}_{}_{}",
+                    kind.key(),
+                    way.name(),
+                    if paced.is_some() { "paced" } else { "busy" }
+                );
+                ratios.push((kind, key, ratio));
+            }
         }
     }
-    let [_, busy_noisy, busy_frozen, _, paced_noisy, paced_frozen] = ratios[..] else {
-        panic!("two ways to ask, three kinds of cell")
+    // What counts is the worst of the ways to ask.
+    let worst = |wanted: Kind| {
+        let of_kind = ratios.iter().filter(|(kind, ..)| *kind == wanted).map(|(.., ratio)| *ratio);
+        of_kind.fold(0.0, f64::max)
     };
-    // What counts is the worse of the two ways to ask.
+    let each: Vec<_> = ratios
+        .iter()
+        .filter(|(kind, ..)| *kind != Kind::Alone)
+        .map(|(_, key, ratio)| format!("{key}={ratio:.2}"))
+        .collect();
+    println!("load {} at the end", load());
     println!(
-        "RESULT p99_noisy={:.2} p99_frozen={:.2} errors={errors} p99_noisy_busy={busy_noisy:.2} \
-         p99_noisy_paced={paced_noisy:.2} p99_frozen_busy={busy_frozen:.2} p99_frozen_paced={paced_frozen:.2}",
-        busy_noisy.max(paced_noisy),
-        busy_frozen.max(paced_frozen),
+        "RESULT p99_noisy={:.2} p99_frozen={:.2} errors={errors} share={} {}",
+        worst(Kind::Noisy),
+        worst(Kind::Frozen),
+        arguments.share,
+        each.join(" ")
     );
 }
 
@@ -123,6 +164,7 @@ impl Stage {
     async fn set(share: u8) -> Self {
         let shares = PoolShares { tenant_percent: share, ..PoolShares::default() };
         let platform = TestPlatform::start_sharing(shares).await;
+        let server = serve(&platform).await;
         let mut others = Vec::new();
         for n in 0..SHARED + DEDICATED {
             let kept = if n < SHARED { Kept::Shared } else { Kept::Dedicated };
@@ -131,44 +173,81 @@ impl Stage {
         let (_, noisy) = ready(&platform, Kept::Shared, "noisy").await;
         let (orchestra, frozen) = ready(&platform, Kept::Dedicated, "frozen").await;
         let frozen_database = platform.database_of(&orchestra).await;
-        Self { platform, others, noisy, frozen, frozen_database }
+        Self { platform, server, others, noisy, frozen, frozen_database }
+    }
+
+    fn client(&self, way: Ways, looker: &Looker) -> Client {
+        match way {
+            Ways::Units => Client::of_units(&self.platform.state().units, looker),
+            Ways::Http => Client::of_http(self.server, looker),
+        }
     }
 
     /// The cells of each kind, round by round.
-    async fn measure(&self, arguments: &Arguments, paced: Option<Duration>) -> [Vec<Cell>; 3] {
-        let units = &self.platform.state().units;
+    async fn measure(&self, arguments: &Arguments, way: Ways, paced: Option<Duration>) -> [Vec<Cell>; 3] {
         let mut cells: [Vec<Cell>; 3] = Default::default();
-        for round in 0..arguments.rounds {
+        // The first is not counted: pools and caches fill.
+        for round in 0..=arguments.rounds {
             for turn in 0..Kind::ALL.len() {
                 // Each kind comes at each place of a round.
                 let kind = Kind::ALL[(turn + round) % Kind::ALL.len()];
-                let beside = match kind {
-                    Kind::Alone => None,
-                    Kind::Noisy => Some((&self.noisy, NOISY_CLIENTS)),
-                    Kind::Frozen => Some((&self.frozen, FROZEN_CLIENTS)),
+                let (looker, count) = match kind {
+                    Kind::Alone => (&self.noisy, 0),
+                    Kind::Noisy => (&self.noisy, NOISY_CLIENTS),
+                    Kind::Frozen => (&self.frozen, FROZEN_CLIENTS),
                 };
                 let still = if kind == Kind::Frozen {
-                    warm(units, &self.frozen).await;
+                    self.warm().await;
                     Some(Frozen::database(self.platform.registry(), &self.frozen_database).await)
                 } else {
                     None
                 };
-                cells[kind as usize].push(cell(units, &self.others, beside, paced, arguments.cell).await);
+                let others = self.others.iter().map(|other| self.client(way, other)).collect();
+                let beside = (0..count).map(|_| self.client(way, looker)).collect();
+                let cell = cell(others, beside, paced, arguments.cell).await;
+                if round > 0 {
+                    cells[kind as usize].push(cell);
+                }
                 assert!(still.is_none_or(|still| still.processes() > 0), "nothing was frozen");
             }
         }
         cells
     }
+
+    /// Waits until the database that was frozen answers on as many connections as can be frozen again.
+    async fn warm(&self) {
+        let patience = Instant::now() + Duration::from_mins(1);
+        let mut client = self.client(Ways::Units, &self.frozen);
+        while client.look().await.is_err() {
+            assert!(Instant::now() < patience, "the database does not come back");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The listener that `serve` has.
+async fn serve(platform: &TestPlatform) -> SocketAddr {
+    let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port is free");
+    let address = listener.local_addr().expect("it listens somewhere");
+    let router = build_router(platform.state().clone());
+    tokio::spawn(async move {
+        let bounds = (ConnectionSettings::default(), &"".parse().expect("no proxies"));
+        serve_within(listener, router, &Stop::default(), Duration::ZERO, bounds).await
+    });
+    address
 }
 
 /// Prints a line; the median of the rounds' ratios to `alone`.
 fn report(name: &str, kind: Kind, cells: &[Vec<Cell>; 3], length: Duration) -> f64 {
     let (cells, alone) = (&cells[kind as usize], &cells[Kind::Alone as usize]);
     let ratio = cells.iter().zip(alone).map(|(cell, alone)| cell.percentile(0.99) / alone.percentile(0.99));
-    let ratio = median(ratio.collect());
+    let ratios: Vec<f64> = ratio.collect();
+    let (least, most) =
+        ratios.iter().fold((f64::MAX, 0.0_f64), |(least, most), ratio| (least.min(*ratio), most.max(*ratio)));
+    let ratio = median(ratios);
     let of = |measure: &dyn Fn(&Cell) -> f64| median(cells.iter().map(measure).collect());
     println!(
-        "{name:<20} {:>8} {:>12.0} {:>8.0} {:>8.0} {ratio:>12.2} {:>7} {:>8.0}",
+        "{name:<26} {:>6} {:>11.0} {:>8.0} {:>8.0} {ratio:>12.2} ({least:>4.2}, {most:>5.2}) {:>7} {:>8.0}",
         format!("{kind:?}").to_lowercase(),
         of(&|cell| per_second(cell.micros.len() as u64, length)),
         of(&|cell| cell.percentile(0.5)),
@@ -184,39 +263,17 @@ fn per_second(count: u64, length: Duration) -> f64 {
     count as f64 / length.as_secs_f64()
 }
 
-/// An orchestra with its musicians, and permission to look at them.
-async fn ready(platform: &TestPlatform, kept: Kept, subdomain: &str) -> (Orchestra, TenantScope) {
+/// An orchestra with its musicians, and who looks at them.
+async fn ready(platform: &TestPlatform, kept: Kept, subdomain: &str) -> (Orchestra, Looker) {
     let orchestra = platform.orchestra(kept, subdomain).await;
     for n in 0..MUSICIANS {
         let musician = json!({ "firstName": "Anna", "lastName": format!("Berg{n}"), "email": format!("a{n}@x.example") });
         orchestra.admin.post("/api/v1/musicians", &musician).await.expect(201);
     }
     let scope = platform.scope(&orchestra).await;
-    (orchestra, scope)
-}
-
-async fn look(units: &Units, scope: &TenantScope) -> Result<(), BeginError> {
-    let mut unit = units.begin(scope, Access::Read).await?;
-    let page = Page::new(None, 20).expect("a page of 20");
-    let found = unit.musicians().list(&MusicianFilter::default(), page).await.expect("musicians are listed");
-    assert_eq!(found.items.len(), 20);
-    unit.commit().await.expect("a read ends");
-    Ok(())
-}
-
-/// Waits until a database that was frozen answers on connections that can be frozen again.
-async fn warm(units: &Units, scope: &TenantScope) {
-    let patience = Instant::now() + Duration::from_mins(1);
-    loop {
-        match look(units, scope).await {
-            Ok(()) => return,
-            Err(error) if Instant::now() > patience => panic!("the database does not come back: {error:?}"),
-            Err(BeginError::Route(RouteError::Open(OpenError::BreakerOpen { retry_after }))) => {
-                tokio::time::sleep(retry_after).await;
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
+    let token = orchestra.admin.token().expect("somebody is signed in").to_owned();
+    let looker = Looker::new(scope, &orchestra.host, &token);
+    (orchestra, looker)
 }
 
 struct Cell {
@@ -241,39 +298,31 @@ impl Cell {
     }
 }
 
-async fn cell(
-    units: &Units,
-    others: &[TenantScope],
-    beside: Option<(&TenantScope, usize)>,
-    paced: Option<Duration>,
-    length: Duration,
-) -> Cell {
+async fn cell(others: Vec<Client>, beside: Vec<Client>, paced: Option<Duration>, length: Duration) -> Cell {
     let stop = Arc::new(AtomicBool::new(false));
     let answered = Arc::new(AtomicU64::new(0));
     let mut clients_beside = Vec::new();
-    if let Some((scope, clients)) = beside {
-        for _ in 0..clients {
-            let (units, scope) = (Arc::clone(units), scope.clone());
-            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-            clients_beside.push(tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    match look(&units, &scope).await {
-                        Ok(()) => _ = answered.fetch_add(1, Ordering::Relaxed),
-                        // A client that is refused comes back a little later.
-                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-                    }
+    for mut client in beside {
+        let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+        clients_beside.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                match client.look().await {
+                    Ok(()) => _ = answered.fetch_add(1, Ordering::Relaxed),
+                    // A client that is refused comes back a little later.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
-            }));
-        }
+            }
+        }));
+    }
+    if !clients_beside.is_empty() {
         // In full swing before anything is measured.
         tokio::time::sleep(Duration::from_millis(100)).await;
         answered.store(0, Ordering::Relaxed);
     }
     let until = Instant::now() + length;
     let tasks: Vec<_> = others
-        .iter()
-        .map(|scope| {
-            let (units, scope) = (Arc::clone(units), scope.clone());
+        .into_iter()
+        .map(|mut client| {
             tokio::spawn(async move {
                 let (mut micros, mut errors) = (Vec::new(), 0);
                 let mut ticks = paced.map(tokio::time::interval);
@@ -282,10 +331,10 @@ async fn cell(
                         ticks.tick().await;
                     }
                     let began = Instant::now();
-                    match look(&units, &scope).await {
+                    match client.look().await {
                         Ok(()) => micros.push(began.elapsed().as_secs_f64() * 1e6),
                         Err(error) => {
-                            println!("one of the others: {error:?}");
+                            println!("one of the others: {error}");
                             errors += 1;
                         }
                     }
