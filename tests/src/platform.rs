@@ -49,7 +49,7 @@ pub struct TestPlatform {
     registry: ConnectionTarget,
     orchestras: AtomicU32,
     /// The node's background jobs; they end with the test's runtime.
-    jobs: Jobs,
+    _jobs: Jobs,
 }
 
 impl std::fmt::Debug for TestPlatform {
@@ -110,13 +110,13 @@ impl TestPlatform {
         Self::start_with("", pools).await
     }
 
-    /// A platform whose own node has no part in what the nodes share.
+    /// A platform whose own node has no part in what the nodes share, and hears of no changes.
     pub async fn start_without_jobs() -> Self {
         let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
         let settings = settings(&fresh_databases().await, pools, Bounds::default());
-        let mut platform = Self::start_as(settings, serving("", Follow::default())).await;
-        std::mem::take(&mut platform.jobs).stop(Duration::from_secs(5)).await;
-        platform
+        let (registry, serving) = (settings.database_url.clone(), serving("", Follow::default()));
+        let (wired, state) = open_idle(settings, &serving).await;
+        Self::of(wired, state, serving, registry, Jobs::default())
     }
 
     /// Closes the pools of the platform's own node, which serves nobody after that.
@@ -135,6 +135,16 @@ impl TestPlatform {
     async fn start_as(settings: DatabaseSettings, serving: ServingSettings) -> Self {
         let registry = settings.database_url.clone();
         let (wired, state, jobs) = open(settings, &serving).await;
+        Self::of(wired, state, serving, registry, jobs)
+    }
+
+    fn of(
+        wired: Platform,
+        state: AppState,
+        serving: ServingSettings,
+        registry: ConnectionTarget,
+        jobs: Jobs,
+    ) -> Self {
         let client = Client::new(build_router(state.clone()), Self::DOMAIN);
         Self {
             wired,
@@ -144,7 +154,7 @@ impl TestPlatform {
             superadmin: OnceCell::new(),
             registry,
             orchestras: AtomicU32::new(1),
-            jobs,
+            _jobs: jobs,
         }
     }
 
@@ -426,6 +436,12 @@ pub(crate) async fn open(
     settings: DatabaseSettings,
     serving: &ServingSettings,
 ) -> (Platform, AppState, Jobs) {
+    let (wired, state) = open_idle(settings, serving).await;
+    let jobs = wired.jobs(serving.follow, &state);
+    (wired, state, jobs)
+}
+
+async fn open_idle(settings: DatabaseSettings, serving: &ServingSettings) -> (Platform, AppState) {
     let wired = Platform::open(settings, serving.hosts.clone())
         .await
         .unwrap_or_else(|error| panic!("the platform opens on its databases: {error:?}"));
@@ -433,6 +449,5 @@ pub(crate) async fn open(
     ensure_superadmin(wired.people().as_ref(), wired.passwords(), serving.superadmin.as_ref(), state.now())
         .await
         .expect("the platform gets its administrator");
-    let jobs = wired.jobs(serving.follow, &state);
-    (wired, state, jobs)
+    (wired, state)
 }

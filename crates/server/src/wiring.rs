@@ -384,6 +384,11 @@ impl Fleet {
         }
     }
 
+    /// Closes every pool, and returns when nothing is in use any more.
+    pub async fn end(&self) {
+        self.router.shutdown().await;
+    }
+
     /// How it is shared with the other nodes.
     #[must_use]
     pub fn sharing(&self) -> Sharing {

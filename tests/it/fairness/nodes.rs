@@ -224,8 +224,9 @@ async fn three_nodes_that_come_die_and_come_back_stay_within_what_there_is() {
 
     // One that ends in order leaves its part at once.
     drop(busy);
-    first.wired.close(Duration::from_secs(10)).await;
+    first.wired.fleet().end().await;
     first.member.leave().await.unwrap();
+    first.wired.close(Duration::from_secs(10)).await;
     until("the last has all", async || third.beat().await == Uses { shared: 11, dedicated: 21 }).await;
     sample("one is left").await;
     assert!(peak.shared >= 16 && peak.dedicated >= 12, "they did use it: {peak:?}");

@@ -30,6 +30,9 @@ pub trait Shared: Send + Sync {
 
     /// What is in use now.
     fn uses(&self) -> Uses;
+
+    /// Uses nothing any more.
+    async fn end(&self);
 }
 
 #[async_trait]
@@ -41,9 +44,13 @@ impl Shared for Fleet {
     fn uses(&self) -> Uses {
         Self::uses(self)
     }
+
+    async fn end(&self) {
+        Self::end(self).await;
+    }
 }
 
-/// Beats until told to stop, and then takes leave. While the registry is away, the part stays what it was.
+/// Beats until told to stop, and then takes leave, once nothing is used any more. While the registry is away, the part stays what it was.
 pub async fn beat(mut member: Membership, shared: impl Shared, stop: CancellationToken) {
     let (node, mut known, mut away) = (member.node(), None, false);
     // Until the others have been heard of.
@@ -72,6 +79,11 @@ pub async fn beat(mut member: Membership, shared: impl Shared, stop: Cancellatio
                 away = true;
             }
         }
+    }
+    if tokio::time::timeout(PATIENCE, shared.end()).await.is_err() {
+        // The others wait for the lease: what is in use ends with this process, and soon.
+        tracing::warn!("connections are still in use, and the other nodes are not told that they are free");
+        return;
     }
     if let Err(error) = bounded(member.leave()).await {
         tracing::debug!(cause = %error_chain(&error), "the registry did not hear that this node ends");
@@ -146,7 +158,7 @@ mod tests {
         }
     }
 
-    /// Uses what it may; but once, for one beat, more.
+    /// Uses what it may.
     #[derive(Default)]
     struct Pool(Mutex<Vec<u32>>);
 
@@ -159,6 +171,10 @@ mod tests {
         fn uses(&self) -> Uses {
             both(self.0.lock().unwrap().last().copied().unwrap_or_default())
         }
+
+        async fn end(&self) {
+            self.0.lock().unwrap().push(0);
+        }
     }
 
     #[async_trait]
@@ -169,6 +185,10 @@ mod tests {
 
         fn uses(&self) -> Uses {
             Pool::uses(self)
+        }
+
+        async fn end(&self) {
+            Pool::end(self).await;
         }
     }
 
@@ -202,7 +222,7 @@ mod tests {
             *told.asked.lock().unwrap(),
             [(0, 3), (1, 3), (1, 30), (6, 30), (6, 20), (11, 20), (20, 20), (20, 60)]
         );
-        assert_eq!(*pool.0.lock().unwrap(), [3, 3, 30, 20, 60]);
+        assert_eq!(*pool.0.lock().unwrap(), [3, 3, 30, 20, 60, 0]);
         assert_eq!(*told.left.lock().unwrap(), [node]);
         assert_eq!(SHARING.part(NonZeroU32::MIN), both(60));
     }
