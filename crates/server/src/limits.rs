@@ -3,7 +3,8 @@
 //! An address and an orchestra each have so many requests a minute; an orchestra those of its own people. Signing in
 //! costs a hash, so it has bounds of its own: failed ones are counted by address and by account, and addresses take
 //! turns at the hasher, so that many connections of one address cannot fill its queue for the others. Nor can an
-//! orchestra that makes many members: it takes its turns among them, and at the registry.
+//! orchestra that makes many members: it takes its turns among them, at the registry, and at the disk that files are
+//! spooled to.
 //!
 //! Failed sign-ins of strangers do not keep an account's owner out: where somebody signed in before, failures with
 //! that account are counted apart from everybody else's.
@@ -29,6 +30,8 @@ const SIGN_INS_WAITING: usize = 512;
 const SIGN_IN_WAIT: Duration = Duration::from_secs(2);
 /// Turns at the registry that orchestras have at one time: as many as it gives connections to a node.
 const REGISTRY_TURNS: u32 = 4;
+/// Files that are spooled at one time, of which one orchestra has half: 512 MiB at most.
+const FILES: u32 = 16;
 /// Accounts with an address where somebody signed in to them, that are remembered.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 
@@ -45,6 +48,7 @@ pub struct Limits {
     hasher: RandomState,
     turns: Option<FairGate<Party>>,
     registry: FairGate<TenantId>,
+    files: FairGate<TenantId>,
 }
 
 /// Who takes turns at the hasher.
@@ -58,9 +62,14 @@ enum Party {
 
 /// A turn at what all orchestras share, until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
-    _hasher: Option<Permit<Party>>,
-    _registry: Option<Permit<TenantId>>,
+#[expect(dead_code, reason = "what is held matters when it is dropped")]
+pub struct Turn(Held);
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "what is held matters when it is dropped")]
+enum Held {
+    Hasher(Option<Permit<Party>>),
+    Tenants(Permit<TenantId>),
 }
 
 impl Limits {
@@ -88,6 +97,7 @@ impl Limits {
             hasher: RandomState::new(),
             turns,
             registry: FairGate::new(FairSettings { permits: REGISTRY_TURNS, ..FairSettings::default() }),
+            files: FairGate::new(FairSettings { permits: FILES, ..FairSettings::default() }),
         }
     }
 
@@ -151,7 +161,7 @@ impl Limits {
             None => None,
             Some(turns) => Some(turns.enter(Party::Tenant(tenant)).await.map_err(crowded)?),
         };
-        Ok(Turn { _hasher: hasher, _registry: None })
+        Ok(Turn(Held::Hasher(hasher)))
     }
 
     /// Waits for an orchestra's turn at the registry, for what is not answered from what a node remembers.
@@ -162,8 +172,18 @@ impl Limits {
     /// # Cancel safety
     /// As [`Limits::hash_for`].
     pub async fn registry_for(&self, tenant: TenantId) -> Result<Turn, Problem> {
-        let registry = self.registry.enter(tenant).await.map_err(crowded)?;
-        Ok(Turn { _hasher: None, _registry: Some(registry) })
+        Ok(Turn(Held::Tenants(self.registry.enter(tenant).await.map_err(crowded)?)))
+    }
+
+    /// Waits for an orchestra's turn to have a file spooled, which takes room on this machine's disk.
+    ///
+    /// # Errors
+    /// As [`Limits::hash_for`].
+    ///
+    /// # Cancel safety
+    /// As [`Limits::hash_for`].
+    pub async fn file_for(&self, tenant: TenantId) -> Result<Turn, Problem> {
+        Ok(Turn(Held::Tenants(self.files.enter(tenant).await.map_err(crowded)?)))
     }
 
     /// Forgets who has not asked for long; to be called now and then.
@@ -352,9 +372,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_orchestra_holds_half_of_the_turns_at_the_registry() {
+    async fn an_orchestra_holds_half_of_the_turns_at_the_registry_and_the_disk() {
         let limits = Limits::new(LimitSettings::off());
         let [one, other] = [1, 2].map(|n| TenantId::from_uuid(uuid::Uuid::from_u128(n)));
+        let mut spooled = Vec::new();
+        for _ in 0..FILES / 2 {
+            spooled.push(limits.file_for(one).await.unwrap());
+        }
+        let mut one_more = Box::pin(limits.file_for(one));
+        assert!(futures::poll!(one_more.as_mut()).is_pending());
+        limits.file_for(other).await.unwrap();
+        spooled.pop();
+        one_more.await.unwrap();
         let _held = [limits.registry_for(one).await.unwrap(), limits.registry_for(one).await.unwrap()];
         let mut third = Box::pin(limits.registry_for(one));
         assert!(futures::poll!(third.as_mut()).is_pending());

@@ -93,6 +93,7 @@ pub struct RemarkBody {
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
     (status = PAYLOAD_TOO_LARGE, body = ProblemBody, content_type = "application/problem+json"),
+    (status = TOO_MANY_REQUESTS, body = ProblemBody, content_type = "application/problem+json"),
     (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn import(
@@ -108,6 +109,8 @@ pub async fn import(
         Some("valid") => ImportMode::Valid,
         Some(_) => return Err(Problem::invalid_field("mode", "enum", "must be all or valid")),
     };
+    // Kept as long as the file is there.
+    let _turn = state.limits.file_for(caller.scope.tenant_id()).await?;
     let file = spool(&state, request, &mut asking).await?;
     let mut rows = tokio::task::spawn_blocking(move || MusicianCsv::open(std::io::BufReader::new(file)))
         .await

@@ -79,15 +79,12 @@ impl Peers {
     /// What a peer is counted as, and whether it is bounded: of IPv6 a whole network, but this machine and proxies
     /// by their own address.
     fn known_as(&self, peer: IpAddr) -> (IpAddr, bool) {
-        match self.is_bounded(peer) {
-            true => (client_of(peer), true),
-            false => (peer.to_canonical(), false),
-        }
+        if self.is_bounded(peer) { (client_of(peer), true) } else { (peer.to_canonical(), false) }
     }
 
     fn is_bounded(&self, peer: IpAddr) -> bool {
         let is_here = peer.to_canonical().is_loopback();
-        !(self.spares_this_machine && is_here) && !self.proxies.trusts(peer)
+        !(self.proxies.trusts(peer) || self.spares_this_machine && is_here)
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
