@@ -204,7 +204,9 @@ impl Storm {
     async fn glance(&self, guest: &Guest) -> bool {
         match self.db.names(&guest.scope, guest.rows).await {
             Ok(rows) => {
-                rows.iter().for_each(|row| self.check(row, guest));
+                for row in &rows {
+                    self.check(row, guest);
+                }
                 if usize::try_from(guest.rows).ok() != Some(rows.len()) {
                     self.seen.poison(&format!(
                         "{} rows of {} were read in one message",
