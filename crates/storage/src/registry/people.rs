@@ -177,12 +177,13 @@ impl PersonRegistry for PgPersonRegistry {
             Person,
             "SELECT id, email, first_name, last_name, is_active, is_superadmin
             FROM registry.users
-            WHERE ($1::uuid IS NULL OR id > $1)
+            WHERE id > $1
                 AND ($2::text IS NULL OR position(lower($2) IN lower(email)) > 0
                     OR position(lower($2) IN lower(first_name || ' ' || last_name)) > 0)
             ORDER BY id
             LIMIT $3",
-            after,
+            // As for tenants: `$1 IS NULL OR` would have every page read from the list's beginning.
+            after.unwrap_or_default(),
             filter.search,
             one_more(limit)
         )
@@ -264,11 +265,11 @@ impl PersonRegistry for PgPersonRegistry {
             "SELECT u.id, u.email, u.first_name, u.last_name, u.is_active, u.is_superadmin, m.role
             FROM registry.memberships AS m
             JOIN registry.users AS u ON u.id = m.user_id
-            WHERE m.tenant_id = $1 AND ($2::uuid IS NULL OR m.user_id > $2)
+            WHERE m.tenant_id = $1 AND m.user_id > $2
             ORDER BY m.user_id
             LIMIT $3",
             tenant.as_uuid(),
-            after,
+            after.unwrap_or_default(),
             one_more(limit)
         )
         .fetch_all(self.registry.control())
@@ -367,17 +368,21 @@ impl PgPersonRegistry {
 
 /// Whether somebody who may sign in administers a tenant.
 async fn has_admin(conn: &mut PgConnection, tenant: TenantId) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
-        r#"SELECT EXISTS (
-            SELECT FROM registry.memberships AS m
-            JOIN registry.users AS u ON u.id = m.user_id
-            WHERE m.tenant_id = $1 AND m.role = 'admin' AND u.is_active
-        ) AS "has!""#,
+    // The first of them in the order of their ids, which an index has. Asked with EXISTS, Postgres goes through the
+    // memberships of all tenants when it takes this one to have many administrators.
+    let first = sqlx::query_scalar!(
+        "SELECT m.user_id
+        FROM registry.memberships AS m
+        JOIN registry.users AS u ON u.id = m.user_id
+        WHERE m.tenant_id = $1 AND m.role = 'admin' AND u.is_active
+        ORDER BY m.user_id
+        LIMIT 1",
         tenant.as_uuid()
     )
-    .fetch_one(conn)
+    .fetch_optional(conn)
     .await
-    .map_err(store_error)
+    .map_err(store_error)?;
+    Ok(first.is_some())
 }
 
 /// A person with the role of one membership.

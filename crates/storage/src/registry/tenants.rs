@@ -215,14 +215,15 @@ impl TenantRegistry for PgTenantRegistry {
     ) -> Result<Paged<TenantAccount, TenantId>, StoreError> {
         // One more than wanted tells whether there is a next page.
         let rows = accounts!(
-            "WHERE ($1::uuid IS NULL OR t.id > $1)
+            "WHERE t.id > $1
                 AND ($2::text IS NULL OR position(lower($2) IN lower(t.name)) > 0
                     OR position(lower($2) IN t.subdomain) > 0 OR position(upper($2) IN t.code) > 0)
                 AND ($3::text IS NULL OR t.status = $3)
                 AND ($4::text IS NULL OR t.subscription = $4)
             ORDER BY t.id
             LIMIT $5",
-            after.map(TenantId::as_uuid),
+            // An id comes after none when the list begins; `$1 IS NULL OR` would have every page read from there.
+            after.map(TenantId::as_uuid).unwrap_or_default(),
             filter.search,
             filter.status.map(TenantStatus::as_str),
             filter.tier.map(Tier::as_str),
