@@ -15,7 +15,8 @@ use crate::directory::DirectoryError;
 /// Bounds of a [`VersionedCache`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheSettings {
-    /// Most answers that are kept (default 10,000); one more drops one that is little used.
+    /// Most answers that are kept (default 200,000); one more drops one that is little used. Memory is taken for those
+    /// that there are. What is used all the time should fit: each that does not costs a question to the registry.
     pub capacity: usize,
     /// Longest age of an answer (default 1 hour): a backstop, in case nobody told of a change.
     pub ttl: Duration,
@@ -29,7 +30,7 @@ pub struct CacheSettings {
 impl Default for CacheSettings {
     fn default() -> Self {
         Self {
-            capacity: 10_000,
+            capacity: 200_000,
             ttl: Duration::from_hours(1),
             absent_capacity: 10_000,
             absent_ttl: Duration::from_secs(5),
