@@ -27,4 +27,5 @@ mod provisioning;
 mod registry;
 mod repositories;
 mod routing;
+mod scale;
 mod tenant_tx;

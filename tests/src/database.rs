@@ -78,6 +78,30 @@ pub async fn point_at_copies(registry: &mut PgConnection, keys: &KeyRing, moved:
     }
 }
 
+/// A stored connection string of the registry or of a shared database, opened.
+pub async fn open_login(
+    registry: &mut PgConnection,
+    keys: &KeyRing,
+    kind: &str,
+    role: &str,
+) -> ConnectionTarget {
+    let (database, sealed): (Uuid, String) = sqlx::query_as(
+        "SELECT l.database_id, l.sealed
+        FROM registry.database_logins AS l JOIN registry.databases AS d ON d.id = l.database_id
+        WHERE d.kind = $1 AND d.tenant_id IS NULL AND l.role = $2",
+    )
+    .bind(kind)
+    .bind(role)
+    .fetch_one(registry)
+    .await
+    .expect("the registry holds the login");
+    let sealed: Sealed = sealed.parse().expect("what is stored is a sealed value");
+    let url = keys
+        .open_text(&sealed, &associated_data(database, role, None))
+        .expect("it opens with the test's keys");
+    ConnectionTarget::parse(url.expose_secret()).expect("it is a connection string")
+}
+
 /// Stores the connection string of a database, role and tenant.
 pub async fn store_login(
     registry: &mut PgConnection,

@@ -1,0 +1,112 @@
+//! Statements that read more than they are asked for, each with the reason why it may.
+
+use super::plan::Finding;
+
+/// A statement that may.
+pub(crate) struct Exception {
+    /// How its text begins, on one line; no other's does.
+    pub(crate) begins: &'static str,
+    /// Of which table.
+    pub(crate) table: &'static str,
+    /// Why.
+    pub(crate) reason: &'static str,
+}
+
+/// Those on tenants' data.
+pub(crate) const OF_TENANTS: &[Exception] = &[Exception {
+    begins: "SELECT resource, used, allowed, grace_until FROM tenant.quota WHERE tenant_id = $1 ORDER BY",
+    table: "tenant.quota",
+    reason: "all of a tenant's limits are asked for; there are three",
+}];
+
+/// Those on the registry.
+pub(crate) const OF_REGISTRY: &[Exception] = &[
+    Exception {
+        begins: "SELECT d.id, d.kind, d.tenant_id, d.status, d.server_identifier, d.host, d.port, d.name, l.sealed",
+        table: "registry.databases",
+        reason: "`stagesub migrate` goes through every database there is",
+    },
+    Exception {
+        begins: "SELECT d.id, d.kind, d.tenant_id, d.status, d.server_identifier, d.host, d.port, d.name, l.sealed",
+        table: "registry.database_logins",
+        reason: "`stagesub migrate` goes through every database there is, with its login",
+    },
+    Exception {
+        begins: "SELECT id, kind, tenant_id FROM registry.databases WHERE status = 'ready'",
+        table: "registry.databases",
+        reason: "`stagesub doctor` and `prove` list every database there is",
+    },
+    Exception {
+        begins: "SELECT id, kind, tenant_id, server_identifier, host, port, name FROM registry.databases",
+        table: "registry.databases",
+        reason: "`stagesub doctor` looks into every database there is",
+    },
+    Exception {
+        begins: "SELECT p.tenant_id AS tenant, b.tenant_id AS \"owner!\"",
+        table: "registry.databases",
+        reason: "`stagesub doctor` compares every placement with its database",
+    },
+    Exception {
+        begins: "SELECT p.tenant_id AS tenant, b.tenant_id AS \"owner!\"",
+        table: "registry.directory",
+        reason: "`stagesub doctor` compares every placement with its database",
+    },
+];
+
+/// Foreign keys that are not followed back by an index, and why not.
+const KEYS: &[(&str, &str)] = &[(
+    "registry.directory directory_database_fkey",
+    "databases are not deleted and do not change their kind; an index has their id",
+)];
+
+/// What was found and is no exception, exceptions that are none any more, and those that are not clear.
+pub(crate) fn judge(lines: &[String], found: &[(String, Finding)], exceptions: &[Exception]) -> Vec<String> {
+    let excuses = |exception: &Exception, line: &str, finding: &Finding| {
+        line.starts_with(exception.begins) && finding.table == exception.table
+    };
+    let mut complaints: Vec<String> = found
+        .iter()
+        .filter(|(line, finding)| !exceptions.iter().any(|exception| excuses(exception, line, finding)))
+        .map(|(line, finding)| format!("{finding}\n    {line}"))
+        .collect();
+    complaints.sort();
+    for exception in exceptions {
+        let named = lines.iter().filter(|line| line.starts_with(exception.begins)).count();
+        let (begins, table) = (exception.begins, exception.table);
+        if named != 1 {
+            complaints.push(format!("an exception names {named} statements: {begins}"));
+        } else if !found.iter().any(|(line, finding)| excuses(exception, line, finding)) {
+            complaints.push(format!("no exception any more ({}): {table}, {begins}", exception.reason));
+        }
+    }
+    complaints
+}
+
+/// The same of foreign keys.
+pub(crate) fn judge_keys(bare: &[String]) -> Vec<String> {
+    let excused = |key: &String| KEYS.iter().any(|(listed, _)| listed == key);
+    bare.iter()
+        .filter(|key| !excused(key))
+        .map(|key| format!("no index begins with the columns of {key}"))
+        .collect()
+}
+
+#[test]
+fn an_exception_is_needed_and_clear() {
+    let finding = Finding { table: "tenant.project".to_owned(), what: "Seq Scan".to_owned() };
+    let lines = ["SELECT a".to_owned(), "SELECT b".to_owned()];
+    let found = [(lines[0].clone(), finding)];
+    let exception = |begins, table| Exception { begins, table, reason: "it is a test" };
+
+    assert_eq!(judge(&lines, &found, &[]).len(), 1);
+    assert!(judge(&lines, &found, &[exception("SELECT a", "tenant.project")]).is_empty());
+    let complaints = judge(&lines, &found, &[exception("SELECT a", "tenant.musician")]);
+    assert_eq!(complaints.len(), 2, "another table's excuses nothing: {complaints:?}");
+    let complaints = judge(&lines, &[], &[exception("SELECT a", "tenant.project")]);
+    assert!(complaints.len() == 1 && complaints[0].starts_with("no exception any more"), "{complaints:?}");
+    for begins in ["SELECT", "SELECT c"] {
+        let complaints =
+            judge(&lines, &found, &[exception("SELECT a", "tenant.project"), exception(begins, "x")]);
+        assert!(complaints.len() == 1 && complaints[0].starts_with("an exception names"), "{complaints:?}");
+    }
+}
