@@ -4,18 +4,16 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_tenancy::{
-    Addressed, CacheSettings, CachedDirectory, DirectoryError, HostPolicy, Located, Resolver, Subdomain,
-    Tenant, TenantDirectory, TenantId,
+    Addressed, CacheSettings, CachedDirectory, HostPolicy, Resolver, Subdomain, TenantDirectory as _,
 };
+use stagesub_tests::bench::counted::Counted;
 use stagesub_tests::bench::rounds::Spread;
 use stagesub_tests::bench::{load, runtime};
 use stagesub_tests::cluster::keys;
@@ -28,43 +26,12 @@ const TENANTS: u32 = 1_000;
 const LOOKUPS: u32 = 200_000;
 const ROUNDS: usize = 21;
 
-/// A directory that counts what reaches it.
-struct Counted {
-    inner: PgTenantDirectory,
-    questions: AtomicU64,
-}
-
-impl Counted {
-    fn count(&self) {
-        self.questions.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-#[async_trait]
-impl TenantDirectory for Counted {
-    async fn find_by_subdomain(&self, subdomain: &Subdomain) -> Result<Option<Arc<Tenant>>, DirectoryError> {
-        self.count();
-        self.inner.find_by_subdomain(subdomain).await
-    }
-
-    async fn find_by_id(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, DirectoryError> {
-        self.count();
-        self.inner.find_by_id(id).await
-    }
-
-    async fn find_placement(&self, id: TenantId) -> Result<Option<Located>, DirectoryError> {
-        self.count();
-        self.inner.find_placement(id).await
-    }
-}
-
 fn main() {
     runtime(1).block_on(async {
         let platform = TestPlatform::start().await;
         register(&platform).await;
         let registry = RegistryPools::open(platform.registry(), &keys()).await.expect("the registry opens");
-        let counted =
-            Arc::new(Counted { inner: PgTenantDirectory::new(registry), questions: AtomicU64::new(0) });
+        let counted = Arc::new(Counted::new(PgTenantDirectory::new(registry)));
         let directory = CachedDirectory::new(Arc::clone(&counted) as _, CacheSettings::default());
         let policy = HostPolicy::new(TestPlatform::DOMAIN).expect("a domain");
         let resolver = Resolver::new(Arc::new(directory.clone()), policy);
@@ -77,7 +44,7 @@ fn main() {
         let mut figures = Vec::new();
         let mut questions = Vec::new();
         for round in 0..=ROUNDS {
-            let asked = counted.questions.load(Ordering::Relaxed);
+            let asked = counted.questions();
             let figure = [
                 by_label(&directory, &labels).await,
                 by_host(&resolver, &hosts, now).await,
@@ -86,10 +53,10 @@ fn main() {
             // The first round asks Postgres: after it, everybody is known.
             if round > 0 {
                 figures.push(figure);
-                questions.push(counted.questions.load(Ordering::Relaxed) - asked);
+                questions.push(counted.questions() - asked);
             }
         }
-        assert!(counted.questions.load(Ordering::Relaxed) >= u64::from(TENANTS), "the first round asked");
+        assert!(counted.questions() >= u64::from(TENANTS), "the first round asked");
         assert!(questions.iter().all(|questions| *questions == 0), "SQL was run: {questions:?}");
 
         println!(

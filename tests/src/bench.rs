@@ -5,8 +5,10 @@
 //! - `bench/ground.rs` a shared database with many tenants, and logins that only benches have
 //! - `bench/plain.rs` the musicians' list as a service without tenancy reads it
 //! - `bench/lean.rs` a pool as lean as the product's, without its guarantees
+//! - `bench/counted.rs` a directory that counts what it is asked
 //! - `bench/network.rs` a proxy that takes its time
 
+pub mod counted;
 pub mod ground;
 pub mod lean;
 pub mod meter;

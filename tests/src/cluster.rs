@@ -6,7 +6,7 @@
 //! hash of the migrations.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -37,7 +37,17 @@ pub struct Cluster {
 
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
 
+/// Settings of the throw-away server that somebody asked for before it was started.
+static SETTINGS: Mutex<Vec<(&'static str, String)>> = Mutex::new(Vec::new());
+
 impl Cluster {
+    /// Asks for a setting of the throw-away server, before anybody asks for the server. One that is there
+    /// already (`TEST_DATABASE_URL`) is as its owner set it.
+    pub fn set(name: &'static str, value: &str) {
+        assert!(CLUSTER.get().is_none(), "the server is started with its settings");
+        SETTINGS.lock().expect("nobody panics with it").push((name, value.to_owned()));
+    }
+
     /// The server, which the first call starts. A PostgreSQL that cannot be had fails the test.
     pub async fn get() -> &'static Self {
         // It outlives the test that happened to be first, so it has threads of its own.
@@ -119,7 +129,11 @@ async fn server() -> (ConnectionTarget, Option<embedded::Cluster>) {
 }
 
 async fn throwaway() -> (ConnectionTarget, embedded::Cluster) {
-    let options = ClusterOptions::throwaway().max_connections(400);
+    let settings = SETTINGS.lock().expect("nobody panics with it").clone();
+    let options =
+        settings.iter().fold(ClusterOptions::throwaway().max_connections(400), |options, (name, value)| {
+            options.setting(name, value)
+        });
     let postgres = embedded::Cluster::start(options)
         .await
         .unwrap_or_else(|error| panic!("the tests need a PostgreSQL: {}", chain(&error)));

@@ -9,13 +9,20 @@ use super::WORKERS;
 #[derive(Debug)]
 pub struct Meter {
     backends: Vec<i32>,
+    workers: bool,
 }
 
 impl Meter {
     /// A meter that counts these backends.
     #[must_use]
     pub fn new(backends: Vec<i32>) -> Self {
-        Self { backends }
+        Self { backends, workers: true }
+    }
+
+    /// The same backends without the threads of this process: what it costs Postgres.
+    #[must_use]
+    pub fn of_backends_alone(self) -> Self {
+        Self { workers: false, ..self }
     }
 
     /// What they have run since they began.
@@ -25,7 +32,8 @@ impl Meter {
     #[must_use]
     pub fn read(&self) -> Duration {
         let backends: u64 = self.backends.iter().map(|pid| run(&format!("/proc/{pid}/schedstat"))).sum();
-        Duration::from_nanos(workers() + backends)
+        let workers = if self.workers { workers() } else { 0 };
+        Duration::from_nanos(workers + backends)
     }
 }
 
