@@ -313,7 +313,8 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Conn, sqlx::Error> {
         let present = Present::new(&self.present);
-        let mut pg = PgConnection::connect_with(&self.options).await?;
+        // Apart: a future as large as a driver's whole greeting would be carried along by each loan.
+        let mut pg = Box::pin(PgConnection::connect_with(&self.options)).await?;
         let pid = sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut pg).await?;
         Ok(Conn { pg, state: State::Clean, pid, prepared: Prepared::default(), _present: present })
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use stagesub_tests::bench::ground::{Ground, options};
 use stagesub_tests::bench::lean::{self, LeanPool};
@@ -135,9 +136,7 @@ async fn one_message_read(pool: LeanPool, tenant: Uuid, middle: Arc<str>, end: &
     let rows = match sqlx::raw_sql(AssertSqlSafe(text.as_str())).fetch_all(&mut *connection).await {
         Ok(rows) => rows,
         // The first time on this connection.
-        Err(error)
-            if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("26000") =>
-        {
+        Err(error) if error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("26000") => {
             let prepare = format!("ROLLBACK;PREPARE bench_list(uuid,bigint,bigint) AS {LIST}");
             run_raw(&mut connection, prepare).await;
             sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *connection).await.expect("it is read")

@@ -29,12 +29,12 @@ async fn nodes_count_those_who_live_and_what_they_use_and_forget_those_who_do_no
     let own = Uses { shared: 11, dedicated: 150 };
     until("the platform's node has its part", async || {
         let stranger = NodeId::from_uuid(Uuid::now_v7());
-        let others = nodes.beat(stranger, Duration::from_secs(3600), Uses::default()).await.unwrap();
+        let others = nodes.beat(stranger, Duration::from_hours(1), Uses::default()).await.unwrap();
         nodes.leave(stranger).await.unwrap();
         others == Others { nodes: 1, uses: own }
     })
     .await;
-    let lease = Duration::from_secs(3600);
+    let lease = Duration::from_hours(1);
     let [first, second] = [Uuid::now_v7(), Uuid::now_v7()].map(NodeId::from_uuid);
     let uses = Uses { shared: 1, dedicated: 2 };
     let beat = async |node| nodes.beat(node, lease, uses).await.unwrap();
