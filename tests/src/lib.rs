@@ -13,6 +13,7 @@
 //!   such transactions who go away in the middle
 //! - `frozen.rs` server processes that stand still
 //! - `bench.rs` what the benches measure with and on
+//! - `dedicated.rs` tenants with databases of their own, many and soon
 //! - `database.rs` looking into a database as its owner, to see what the platform cannot be asked
 //!
 //! # Invariants
@@ -27,6 +28,7 @@ pub mod client;
 pub mod cluster;
 pub mod data_path;
 pub mod database;
+pub mod dedicated;
 pub mod frozen;
 pub mod node;
 pub mod orchestra;

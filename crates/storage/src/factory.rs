@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use sqlx::{Connection, PgConnection};
 use stagesub_tenancy::router::Router;
 use stagesub_tenancy::{Access, BeginError, OpenError, PoolFactory, PoolTarget, TenantScope};
 
+use crate::identity::Identity;
 use crate::logins::{DatabaseLogins, LoginRole};
-use crate::marker::{DatabaseKind, Marker, MarkerError, read_tenant_marker};
 use crate::patience::{MovePatience, Tries};
 use crate::pool::{TenantPool, TenantPoolSettings};
-use crate::target::ConnectionTarget;
 use crate::tx::TenantTx;
 
 /// How pools are opened.
@@ -35,7 +33,8 @@ impl Default for FactorySettings {
     }
 }
 
-/// Opens pools as the application's login, after checking that the database is the one it is taken for.
+/// Opens pools as the application's login. Each connection checks that the database is the one it is taken for, so a
+/// pool that was opened has one that did.
 pub struct LeanPoolFactory {
     logins: Arc<dyn DatabaseLogins>,
     settings: FactorySettings,
@@ -74,26 +73,15 @@ impl PoolFactory for LeanPoolFactory {
     }
 
     async fn open(&self, target: &PoolTarget) -> Result<TenantPool, OpenError> {
-        let database = match target {
-            PoolTarget::Shared(database) | PoolTarget::Dedicated { database, .. } => *database,
-        };
+        let database = target.database();
         let login = self
             .logins
             .find_login(database, LoginRole::App)
             .await
             .map_err(|source| OpenError::Unavailable(Box::new(source)))?
             .ok_or(OpenError::UnknownDatabase(database))?;
-        let settings = self.settings(target);
-        let marker = tokio::time::timeout(settings.connect, ask(&login))
-            .await
-            .map_err(|elapsed| OpenError::Unavailable(Box::new(elapsed)))?
-            .map_err(|error| match error {
-                MarkerError::Corrupt { .. } => OpenError::WrongDatabase { detail: error.to_string() },
-                error => OpenError::Unavailable(Box::new(error)),
-            })?;
-        check(marker, target)?;
-        let pool = TenantPool::new(login.to_connect_options(), settings)
-            .map_err(|source| OpenError::Unavailable(Box::new(source)))?;
+        let (options, settings) = (login.to_connect_options(), self.settings(target));
+        let pool = TenantPool::open(options, settings, Identity::of(target)).await?;
         if matches!(target, PoolTarget::Shared(_)) {
             pool.resize(self.shared_connections.load(Ordering::Relaxed)).await;
         }
@@ -102,29 +90,6 @@ impl PoolFactory for LeanPoolFactory {
 
     async fn close(&self, pool: TenantPool) {
         pool.close().await;
-    }
-}
-
-/// Asks the database what it is, as the login that will use it.
-async fn ask(login: &ConnectionTarget) -> Result<Option<Marker>, MarkerError> {
-    let mut connection = PgConnection::connect_with(&login.to_connect_options()).await?;
-    let marker = read_tenant_marker(&mut connection).await?;
-    connection.close().await?;
-    Ok(marker)
-}
-
-/// Refuses a database that is not the one the target names.
-fn check(marker: Option<Marker>, target: &PoolTarget) -> Result<(), OpenError> {
-    let (kind, database) = match target {
-        PoolTarget::Shared(database) => (DatabaseKind::Shared, *database),
-        PoolTarget::Dedicated { tenant, database, .. } => (DatabaseKind::Dedicated(*tenant), *database),
-    };
-    match marker {
-        Some(marker) if marker.kind == kind && marker.database == database => Ok(()),
-        Some(marker) => {
-            Err(OpenError::WrongDatabase { detail: format!("it is {marker}, not {kind} ({database})") })
-        }
-        None => Err(OpenError::WrongDatabase { detail: "it bears no marker".to_owned() }),
     }
 }
 
@@ -173,21 +138,53 @@ impl TenantDb {
 
 #[cfg(test)]
 mod tests {
-    use stagesub_tenancy::{DatabaseId, PlacementEpoch, TenantId};
+    use std::path::Path;
 
+    use stagesub_tenancy::{DatabaseId, DirectoryError, PlacementEpoch, TenantId};
     use uuid::Uuid;
 
     use super::*;
+    use crate::logins::MockDatabaseLogins;
+    use crate::target::ConnectionTarget;
 
     #[test]
     fn fifty_dedicated_pools_fit_the_default_budget() {
-        let factory = LeanPoolFactory::new(
-            Arc::new(crate::logins::MockDatabaseLogins::new()),
-            FactorySettings::default(),
-        );
+        let factory = LeanPoolFactory::new(Arc::new(MockDatabaseLogins::new()), FactorySettings::default());
         let pools = stagesub_tenancy::PoolSettings::default();
         let each = factory.connections(&dedicated(1, 10));
         assert!(u32::try_from(pools.capacity).unwrap() * each <= pools.connection_budget);
+    }
+
+    #[tokio::test]
+    async fn no_pool_is_opened_without_a_login() {
+        let target = dedicated(1, 10);
+        let mut logins = MockDatabaseLogins::new();
+        logins.expect_find_login().once().returning(|_, _| Ok(None));
+        let unknown = open(logins, &target).await;
+        assert!(matches!(unknown, OpenError::UnknownDatabase(database) if database == target.database()));
+        let mut logins = MockDatabaseLogins::new();
+        logins.expect_find_login().once().returning(|_, role| {
+            assert_eq!(role, LoginRole::App);
+            Err(DirectoryError::Unavailable("the registry is away".into()))
+        });
+        assert!(matches!(open(logins, &target).await, OpenError::Unavailable(_)));
+    }
+
+    #[tokio::test]
+    async fn server_that_is_away_opens_no_pool() {
+        let mut logins = MockDatabaseLogins::new();
+        logins.expect_find_login().once().returning(|_, _| {
+            let nowhere = Path::new("/nowhere/at/all");
+            let login = ConnectionTarget::on_socket(nowhere, 1, "app", "secret".to_owned().into(), "db");
+            Ok(Some(login.expect("the environment changes no connection")))
+        });
+        assert!(matches!(open(logins, &dedicated(1, 10)).await, OpenError::Unavailable(_)));
+    }
+
+    /// Why a pool was not opened.
+    async fn open(logins: MockDatabaseLogins, target: &PoolTarget) -> OpenError {
+        let factory = LeanPoolFactory::new(Arc::new(logins), FactorySettings::default());
+        factory.open(target).await.expect_err("no pool can be opened")
     }
 
     fn dedicated(tenant: u128, database: u128) -> PoolTarget {
@@ -196,31 +193,5 @@ mod tests {
             database: DatabaseId::from_uuid(Uuid::from_u128(database)),
             epoch: PlacementEpoch(1),
         }
-    }
-
-    fn marker(kind: DatabaseKind, database: u128) -> Marker {
-        Marker { kind, database: DatabaseId::from_uuid(Uuid::from_u128(database)), demo: false }
-    }
-
-    fn of(tenant: u128) -> DatabaseKind {
-        DatabaseKind::Dedicated(TenantId::from_uuid(Uuid::from_u128(tenant)))
-    }
-
-    #[test]
-    fn only_the_database_that_says_it_is_the_tenants_is_opened() {
-        let target = dedicated(1, 10);
-        assert!(check(Some(marker(of(1), 10)), &target).is_ok());
-        for wrong in
-            [Some(marker(of(2), 10)), Some(marker(of(1), 11)), Some(marker(DatabaseKind::Shared, 10)), None]
-        {
-            assert!(matches!(check(wrong, &target), Err(OpenError::WrongDatabase { .. })), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn a_tenants_own_database_is_no_shared_one() {
-        let target = PoolTarget::Shared(DatabaseId::from_uuid(Uuid::from_u128(10)));
-        assert!(check(Some(marker(DatabaseKind::Shared, 10)), &target).is_ok());
-        assert!(check(Some(marker(of(1), 10)), &target).is_err());
     }
 }

@@ -10,7 +10,8 @@
 //!   them and with everything else that isolation stands on
 //! - [`error`] what a database error means to a caller
 //! - [`embedded`] runs the installed Postgres as a cluster of our own
-//! - [`migrate`] roles, logins and schemas of a database; [`marker`] what a database says of itself;
+//! - [`migrate`] roles, logins and schemas of a database; [`marker`] what a database says of itself, and [`identity`]
+//!   whether that is what was meant;
 //!   [`databases`] makes one for a single tenant
 //! - [`target`] connection strings taken apart; [`seal`] kept secret; [`logins`] who knows them
 //! - [`prove`] attacks a database's isolation, and shows that the attacks would succeed without its guards
@@ -60,7 +61,8 @@
 //! - A connection is dirty from before the first message of a transaction until that transaction ended
 //!   cleanly (one that only read: until the message that ends it was sent, everything before it being answered).
 //!   A dirty one is cleaned up or closed, never lent; what cleans it up keeps its place in the pool.
-//! - A pool is opened only on a database whose marker says that it is the one meant.
+//! - Each connection of a pool reads the marker before it is lent, and is closed unless the database is the one meant; a
+//!   pool is opened by the first.
 //! - Driver errors stop at the repositories; what an embedder runs on a transaction itself answers with them.
 //! - Deliberately absent: HTTP, `SET ROLE` where tenant data is served, a tenant bound to a session instead of a
 //!   transaction, a default database.
@@ -75,6 +77,7 @@ pub mod error;
 pub mod factory;
 pub mod fence;
 mod hardening;
+pub mod identity;
 pub mod logins;
 pub mod marker;
 pub mod migrate;

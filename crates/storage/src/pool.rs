@@ -15,11 +15,12 @@ use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use stagesub_tenancy::fair::Permit;
-use stagesub_tenancy::{BeginError, BoxError, FairGate, FairSettings, FairStats, Lease, TenantId};
+use stagesub_tenancy::{BeginError, BoxError, FairGate, FairSettings, FairStats, Lease, OpenError, TenantId};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
 use crate::error::{Failure, classify, is_dead, sqlstate};
+use crate::identity::{ConnectError, Identity};
 
 /// How a pool of one database behaves.
 #[derive(Debug, Clone, Copy)]
@@ -109,12 +110,33 @@ impl fmt::Debug for TenantPool {
 }
 
 impl TenantPool {
-    /// A pool that opens its connections when they are wanted. Call within a Tokio runtime.
-    pub(crate) fn new(options: PgConnectOptions, settings: TenantPoolSettings) -> Result<Self, sqlx::Error> {
+    /// A pool with its first connection, which shows that the database is the one meant and is there for whoever
+    /// wanted the pool. Others are made when they are wanted, and show the same. Call within a Tokio runtime.
+    pub(crate) async fn open(
+        options: PgConnectOptions,
+        settings: TenantPoolSettings,
+        identity: Identity,
+    ) -> Result<Self, OpenError> {
+        let pool = Self::new(options, settings, identity)
+            .map_err(|source| OpenError::Unavailable(Box::new(source)))?;
+        match pool.inner.get().await {
+            Ok(first) => drop(first),
+            Err(managed::PoolError::Backend(error)) => return Err(error.into()),
+            Err(error) => return Err(OpenError::Unavailable(Box::new(error))),
+        }
+        Ok(pool)
+    }
+
+    fn new(
+        options: PgConnectOptions,
+        settings: TenantPoolSettings,
+        identity: Identity,
+    ) -> Result<Self, sqlx::Error> {
         let options = options.disable_statement_logging();
         let size = usize::try_from(settings.max_connections.max(1)).unwrap_or(1);
         let present = watch::Sender::new(0);
-        let inner = managed::Pool::builder(Manager { options: options.clone(), present: present.clone() })
+        let manager = Manager { options: options.clone(), identity, present: present.clone() };
+        let inner = managed::Pool::builder(manager)
             .max_size(size)
             .wait_timeout(Some(settings.wait))
             .create_timeout(Some(settings.connect))
@@ -185,7 +207,7 @@ impl TenantPool {
             Err(managed::PoolError::Timeout(late)) => {
                 Err(NoConnection::Silent(format!("no connection was made in time: {late:?}").into()))
             }
-            Err(managed::PoolError::Backend(error)) if is_dead(&error) => {
+            Err(managed::PoolError::Backend(ConnectError::Database(error))) if is_dead(&error) => {
                 Err(NoConnection::Lost(Box::new(error)))
             }
             Err(managed::PoolError::Backend(error)) => Err(NoConnection::Refused(Box::new(error))),
@@ -304,22 +326,23 @@ impl Drop for Present {
 
 pub(crate) struct Manager {
     options: PgConnectOptions,
+    /// What each connection has to reach.
+    identity: Identity,
     present: watch::Sender<usize>,
 }
 
 impl managed::Manager for Manager {
     type Type = Conn;
-    type Error = sqlx::Error;
+    type Error = ConnectError;
 
-    async fn create(&self) -> Result<Conn, sqlx::Error> {
+    async fn create(&self) -> Result<Conn, ConnectError> {
         let present = Present::new(&self.present);
         // Apart: a future as large as a driver's whole greeting would be carried along by each loan.
-        let mut pg = Box::pin(PgConnection::connect_with(&self.options)).await?;
-        let pid = sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut pg).await?;
+        let (pg, pid) = Box::pin(self.identity.connect(&self.options)).await?;
         Ok(Conn { pg, state: State::Clean, pid, prepared: Prepared::default(), _present: present })
     }
 
-    async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<sqlx::Error> {
+    async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<ConnectError> {
         // The fail-safe, not the clean-up: that happens before a connection comes back here.
         match conn.state {
             State::Clean | State::Owing => Ok(()),

@@ -5,7 +5,7 @@
 //! So the product has no switch for it that anybody could throw by accident, and no feature that a build of
 //! the whole workspace could bring into the program. Where that line changes, this crate does not build.
 
-use stagesub_storage::{logins, marker, target};
+use stagesub_storage::{identity, logins};
 
 /// Bounds on the client's side.
 pub mod deadline {
