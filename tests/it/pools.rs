@@ -1,7 +1,7 @@
 //! Two hundred dedicated databases through fifty pools, on a real PostgreSQL and under load.
 
 mod opening;
-
+mod storm;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
