@@ -44,3 +44,16 @@ pub fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").expect("Linux tells its load");
     text.split_whitespace().next().unwrap_or_default().to_owned()
 }
+
+/// Resident memory of a process, in MiB. Linux tells it.
+///
+/// # Panics
+/// When there is no such process, or no `/proc`.
+#[must_use]
+pub fn resident_mib(pid: u32) -> f64 {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    let kib: u32 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
+    f64::from(kib) / 1024.0
+}

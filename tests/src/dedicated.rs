@@ -13,7 +13,7 @@ use crate::database::{associated_data, connect, copy, run, store_login};
 use crate::platform::TestPlatform;
 
 /// What each of them has: instruments whose names begin with its id.
-pub const INSTRUMENTS: i64 = 5;
+pub const INSTRUMENTS: usize = 5;
 /// The role whose connection string is stored.
 const APP: &str = "stagesub_app";
 
@@ -193,7 +193,7 @@ async fn admit(data: &mut PgConnection, held: &[Recorded]) {
         SELECT t, n, t || ' ' || n, now(), now() FROM UNNEST($1::uuid[]) AS t CROSS JOIN generate_series(1, $2) AS n",
     )
     .bind(&tenants)
-    .bind(INSTRUMENTS)
+    .bind(i64::try_from(INSTRUMENTS).expect("a few"))
     .execute(&mut *data)
     .await
     .expect("instruments can be made");
