@@ -32,6 +32,8 @@ pub use authority::{
     AuthenticateError, Authenticated, Authenticator, CachedAuthority, Forbidden, Permission, authorize,
 };
 pub use login::{LoginError, LoginService, Person, SignedIn};
-pub use password::{HasherSettings, PasswordError, PasswordHasher, Verification, check_password};
+pub use password::{
+    HasherSettings, HasherStats, PasswordError, PasswordHasher, Verification, check_password,
+};
 pub use ports::AuthEpoch;
 pub use token::{AccessTokens, Claims, TokenError, TokenSubject, WeakSecret};

@@ -57,6 +57,8 @@ impl Default for HasherSettings {
 pub struct PasswordHasher {
     argon: Argon2<'static>,
     dummy: Arc<SecretString>,
+    width: usize,
+    places: usize,
     /// One permit for each hash that runs or waits.
     entered: Arc<Semaphore>,
     /// One permit for each hash that runs.
@@ -71,6 +73,15 @@ impl fmt::Debug for PasswordHasher {
             .field("running", &self.running)
             .finish_non_exhaustive()
     }
+}
+
+/// What a [`PasswordHasher`] does now, for metrics and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HasherStats {
+    /// Hashes that are computed.
+    pub running: usize,
+    /// Hashes that wait for their turn.
+    pub waiting: usize,
 }
 
 /// What comparing a password with a stored hash gave.
@@ -99,13 +110,24 @@ impl PasswordHasher {
         let dummy = make(&argon, &SecretString::from("nobody's password"))?;
         let most = Semaphore::MAX_PERMITS;
         let width = settings.width.get().min(most);
+        let places = width.saturating_add(settings.max_waiting).min(most);
         Ok(Self {
             argon,
             dummy: Arc::new(dummy),
-            entered: Arc::new(Semaphore::new(width.saturating_add(settings.max_waiting).min(most))),
+            width,
+            places,
+            entered: Arc::new(Semaphore::new(places)),
             running: Arc::new(Semaphore::new(width)),
             max_wait: settings.max_wait,
         })
+    }
+
+    /// What it does now.
+    #[must_use]
+    pub fn stats(&self) -> HasherStats {
+        let running = self.width.saturating_sub(self.running.available_permits());
+        let entered = self.places.saturating_sub(self.entered.available_permits());
+        HasherStats { running, waiting: entered.saturating_sub(running) }
     }
 
     /// Hashes a new password. The caller has checked it against [`check_password`].
@@ -305,12 +327,15 @@ mod tests {
             async move { hasher.verify(&SecretString::from("x"), None).await }
         });
         tokio::task::yield_now().await;
+        assert_eq!(hasher.stats(), HasherStats { running: 1, waiting: 1 });
         tokio::time::advance(Duration::from_secs(3)).await;
         assert!(matches!(waiting.await.unwrap(), Err(PasswordError::Overloaded)));
 
+        assert_eq!(hasher.stats(), HasherStats { running: 1, waiting: 0 });
         release.wait();
         running.await.unwrap();
         assert!(hasher.verify(&SecretString::from("x"), None).await.is_ok(), "its place was given back");
+        assert_eq!(hasher.stats(), HasherStats { running: 0, waiting: 0 });
     }
 
     #[tokio::test]

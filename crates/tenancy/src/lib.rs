@@ -17,7 +17,7 @@
 //!
 //! Beside the path: [`tenant`], [`subdomain`] and [`placement`] are its values, [`quota`] the rules of limits,
 //! [`fair`] the turns of tenants at what they share, [`nodes`] each server's part of it, [`clock`] the time,
-//! [`prove`] attacks on isolation and what became of them. The feature `axum` adds `http`, a layer and an
+//! [`usage`] who used how much of the databases, [`prove`] attacks on isolation and what became of them. The feature `axum` adds `http`, a layer and an
 //! extractor; the feature `rate` adds `rate`, how often somebody may ask; the feature `testing` adds `testing`,
 //! doubles for a service's own tests.
 //!
@@ -156,9 +156,10 @@ pub mod tenant;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod unit;
+pub mod usage;
 
 pub use clock::Clock;
-pub use directory::cache::{CacheSettings, VersionedCache};
+pub use directory::cache::{CacheSettings, CacheStats, VersionedCache};
 pub use directory::cached::CachedDirectory;
 pub use directory::follow::{ChangeFollower, ChangeSink};
 pub use directory::{BoxError, ChangeFeed, ChangeSignal, Changes, DirectoryError, Standing, TenantDirectory};
@@ -176,3 +177,4 @@ pub use scope::{Purpose, TenantScope};
 pub use subdomain::Subdomain;
 pub use tenant::{AccessRefusal, ConfigVersion, Tenant, TenantCode, TenantId, TenantStatus};
 pub use unit::{Access, BeginError, UnitOfWorkFactory};
+pub use usage::{Tally, Usage, UsageLedger, UsageMeter, UsageSink};

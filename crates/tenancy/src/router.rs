@@ -3,11 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::directory::{DirectoryError, TenantDirectory};
 use crate::placement::Located;
 use crate::pools::{Lease, OpenError, PoolCache, PoolFactory, PoolSettings, PoolStats, PoolTarget};
 use crate::scope::TenantScope;
 use crate::tenant::TenantId;
+use crate::usage::{Tally, UsageSink};
 
 /// Leases the pool of the database that holds a scope's tenant now.
 ///
@@ -19,6 +22,7 @@ use crate::tenant::TenantId;
 pub struct Router<F: PoolFactory> {
     directory: Arc<dyn TenantDirectory>,
     pools: PoolCache<F>,
+    usage: Option<Arc<dyn UsageSink>>,
 }
 
 /// A leased pool and the placement that it was leased for.
@@ -27,13 +31,21 @@ pub struct Routed<P> {
     pub lease: Lease<P>,
     /// Where the tenant is, and the epoch that its fence in that database must confirm.
     pub located: Located,
+    /// What its transaction uses; it goes with it.
+    pub tally: Tally,
 }
 
 impl<F: PoolFactory> Router<F> {
     /// A router that opens pools through `factory` where `directory` says.
     #[must_use]
     pub fn new(directory: Arc<dyn TenantDirectory>, factory: Arc<F>, settings: PoolSettings) -> Self {
-        Self { directory, pools: PoolCache::new(factory, settings) }
+        Self { directory, pools: PoolCache::new(factory, settings), usage: None }
+    }
+
+    /// The same, telling `sink` what every transaction used.
+    #[must_use]
+    pub fn with_usage(self, sink: Arc<dyn UsageSink>) -> Self {
+        Self { usage: Some(sink), ..self }
     }
 
     /// Leases the pool for the scope's tenant.
@@ -44,15 +56,16 @@ impl<F: PoolFactory> Router<F> {
     /// # Cancel safety
     /// Dropping the future leaks no lease; an opening that it began goes on for others.
     pub async fn lease(&self, scope: &TenantScope) -> Result<Routed<F::Pool>, RouteError> {
-        let tenant = scope.tenant_id();
+        let (tenant, asked) = (scope.tenant_id(), Instant::now());
         let placement = self.directory.find_placement(tenant).await.map_err(RouteError::Directory)?;
         let located = placement.ok_or(RouteError::NoPlacement(tenant))?;
         if located.tenant != tenant {
             let source = format!("asked for tenant {tenant}, told of {}", located.tenant).into();
             return Err(RouteError::Directory(DirectoryError::Corrupt { what: "placement", source }));
         }
+        let tally = Tally::waiting(tenant, located.placement, asked, self.usage.clone());
         let lease = self.pools.lease(PoolTarget::of(&located)).await.map_err(RouteError::Open)?;
-        Ok(Routed { lease, located })
+        Ok(Routed { lease, located, tally })
     }
 
     /// The tenant's placement turned out to be out of date: the next lease asks the directory afresh.
@@ -76,6 +89,12 @@ impl<F: PoolFactory> Router<F> {
         self.pools.shared_pools()
     }
 
+    /// Lends every open pool of a dedicated database, to look at it.
+    #[must_use]
+    pub fn dedicated_pools(&self) -> Vec<Lease<F::Pool>> {
+        self.pools.dedicated_pools()
+    }
+
     /// Closes every pool, each when its last lease is gone. Put a timeout around it.
     pub async fn shutdown(&self) {
         self.pools.shutdown().await;
@@ -90,7 +109,7 @@ impl<F: PoolFactory> Router<F> {
 
 impl<F: PoolFactory> Clone for Router<F> {
     fn clone(&self) -> Self {
-        Self { directory: Arc::clone(&self.directory), pools: self.pools.clone() }
+        Self { directory: Arc::clone(&self.directory), pools: self.pools.clone(), usage: self.usage.clone() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stagesub_domain::error::StoreError;
-use stagesub_tenancy::{CacheSettings, ChangeSink, Changes, TenantId, VersionedCache};
+use stagesub_tenancy::{CacheSettings, CacheStats, ChangeSink, Changes, TenantId, VersionedCache};
 use uuid::Uuid;
 
 use crate::ports::{Authority, AuthorityStore};
@@ -52,6 +52,12 @@ impl CachedAuthority {
         // Looked up, not searched: after a pause of the registry thousands may have changed at once.
         let users: HashSet<&Uuid> = users.iter().collect();
         self.cache.invalidate_where(|(user, _), _| users.contains(user));
+    }
+
+    /// How the cache does.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// Forgets everything: for whoever may have missed changes.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +66,19 @@ pub struct VersionedCache<K, V, E = DirectoryError> {
     absent: Cache<K, Kept<()>>,
     /// Its lock is taken before a shard's of the caches, never after.
     flights: Mutex<Flights<K, V, E>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// How a [`VersionedCache`] does, for metrics and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheStats {
+    /// Questions that were answered at once, since the start.
+    pub hits: u64,
+    /// Look-ups that were begun, since the start.
+    pub misses: u64,
+    /// Answers that are kept, absences included.
+    pub kept: usize,
 }
 
 #[derive(Clone)]
@@ -122,6 +136,8 @@ where
             present: Cache::new(settings.capacity),
             absent: Cache::new(settings.absent_capacity),
             flights: Mutex::new(Flights { by_key: HashMap::new(), next_id: 0 }),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
         }
     }
 
@@ -138,6 +154,7 @@ where
         Fut: Future<Output = Result<Option<V>, E>>,
     {
         if let Some(found) = self.peek(key) {
+            self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(found.into());
         }
         let mut reloaded = false;
@@ -198,6 +215,16 @@ where
         self.present.len() + self.absent.len()
     }
 
+    /// How it does.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            kept: self.len(),
+        }
+    }
+
     /// Whether nothing is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -229,6 +256,7 @@ where
         flights.next_id += 1;
         flights.by_key.insert(key.clone(), (id, landing));
         drop(flights);
+        self.misses.fetch_add(1, Ordering::Relaxed);
         Role::Leader(Flight { cache: self, key: key.clone(), id, sender, asked_at: Instant::now() })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::directory::cache::{CacheSettings, VersionedCache};
+use crate::directory::cache::{CacheSettings, CacheStats, VersionedCache};
 use crate::directory::follow::ChangeSink;
 use crate::directory::{Changes, DirectoryError, TenantDirectory};
 use crate::placement::Located;
@@ -46,6 +46,13 @@ impl CachedDirectory {
     /// known not to exist.
     pub fn invalidate(&self, tenant: TenantId) {
         self.invalidate_each(&HashSet::from([tenant]));
+    }
+
+    /// How its caches do, by what is looked up: `subdomain`, `id`, `placement`.
+    #[must_use]
+    pub fn stats(&self) -> [(&'static str, CacheStats); 3] {
+        let Caches { by_subdomain, by_id, placements } = &*self.caches;
+        [("subdomain", by_subdomain.stats()), ("id", by_id.stats()), ("placement", placements.stats())]
     }
 
     /// Forgets everything.
@@ -160,6 +167,9 @@ mod tests {
                 assert_eq!(directory.find_placement(ID).await.expect("found"), Some(located()));
             }
             directory.apply(&Changes { tenants: vec![ID], ..Changes::default() });
+        }
+        for (what, stats) in directory.stats() {
+            assert_eq!(stats, CacheStats { hits: 4, misses: 2, kept: 0 }, "{what}");
         }
     }
 

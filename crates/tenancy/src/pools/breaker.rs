@@ -36,6 +36,11 @@ impl Breakers {
         self.failing.len()
     }
 
+    /// How many are left alone.
+    pub(super) fn left_alone(&self, now: Instant) -> usize {
+        self.failing.iter().filter(|(database, _)| self.retry_after(**database, now).is_some()).count()
+    }
+
     /// How long `database` is still left alone; `None`: it may be tried.
     pub(super) fn retry_after(&self, database: DatabaseId, now: Instant) -> Option<Duration> {
         let failing = self.failing.peek(&database)?;
@@ -74,6 +79,8 @@ mod tests {
         breakers.failed(DATABASE, now);
         assert_eq!(breakers.retry_after(DATABASE, now), Some(SETTINGS.open_for));
         assert_eq!(breakers.retry_after(OTHER, now), None);
+        breakers.failed(OTHER, now);
+        assert_eq!((breakers.failing(), breakers.left_alone(now)), (2, 1));
     }
 
     #[test]

@@ -61,6 +61,12 @@ pub struct PoolStats {
     pub evictions: u64,
     /// Connections that dedicated pools count for in the budget.
     pub connections: u32,
+    /// The budget itself.
+    pub budget: u32,
+    /// Databases that failed last and have not answered since.
+    pub failing: usize,
+    /// Those of them that are left alone now.
+    pub left_alone: usize,
 }
 
 struct Inner<F: PoolFactory> {
@@ -132,6 +138,12 @@ impl<F: PoolFactory> PoolCache<F> {
         self.inner.lock().shared.values().map(Lease::new).collect()
     }
 
+    /// Lends every open pool of a dedicated database, to look at it. None is the more recently used for it.
+    #[must_use]
+    pub fn dedicated_pools(&self) -> Vec<Lease<F::Pool>> {
+        self.inner.lock().dedicated.iter().map(|(_, entry)| Lease::new(&entry.held)).collect()
+    }
+
     /// Takes all pools out of the cache, refuses to open others, and returns when every pool is closed.
     ///
     /// Waits for the leases that are out; put a timeout around it.
@@ -163,6 +175,9 @@ impl<F: PoolFactory> PoolCache<F> {
             live: *self.inner.live.borrow(),
             evictions: state.evictions,
             connections: self.inner.budget.held(),
+            budget: self.inner.budget.total(),
+            failing: state.breakers.failing(),
+            left_alone: state.breakers.left_alone(Instant::now()),
         }
     }
 }
