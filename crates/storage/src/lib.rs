@@ -80,6 +80,7 @@ mod hardening;
 pub mod identity;
 pub mod logins;
 pub mod marker;
+mod metered;
 pub mod migrate;
 pub mod one_message;
 pub mod patience;

@@ -134,7 +134,7 @@ impl TenantDb {
 /// # Panics
 /// When it is not given as many integers as the statement takes.
 pub async fn read(
-    routed: Routed<TenantPool>,
+    mut routed: Routed<TenantPool>,
     scope: &TenantScope,
     what: &PreparedRead,
     numbers: &[i64],
@@ -149,19 +149,26 @@ pub async fn read(
     let answer_within = routed.lease.answer_within().saturating_add(ON_ITS_WAY);
     loop {
         let (mut borrowed, reused) =
-            routed.lease.borrow(tenant).await.map_err(|none| none.tell(&routed.lease))?;
+            routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
+        routed.tally.connected();
         let prepares = borrowed.prepared().will_have(what.name);
         let message = Message::new(tenant, routed.located.epoch, timeouts, what, numbers, prepares);
         let mut answered = 0;
-        let Ok(sent) =
-            tokio::time::timeout(answer_within, send(&mut borrowed, &message, &mut answered)).await
-        else {
+        let mut asking = routed.tally.asks();
+        let sent = tokio::time::timeout(answer_within, send(&mut borrowed, &message, &mut answered)).await;
+        if let Ok(Ok(rows)) = &sent {
+            asking.ran();
+            asking.rows(rows.len() as u64);
+        }
+        drop(asking);
+        let Ok(sent) = sent else {
             routed.lease.silent();
             return Err(BeginError::Unavailable(Box::new(Unanswered { within: answer_within })).into());
         };
         match sent {
             Ok(rows) => {
                 routed.lease.answered();
+                routed.tally.begun();
                 borrowed.prepared().has(what.name);
                 borrowed.release();
                 return Ok(rows);
@@ -169,6 +176,7 @@ pub async fn read(
             // As where a transaction begins: it died while it lay idle, and nothing was done.
             Err(error) if reused && answered == 0 && (is_dead(&error) || borrowed.owed(&error)) => {
                 borrowed.discard();
+                routed.tally.waits_again();
             }
             Err(error) => {
                 if is_dead(&error) {

@@ -15,7 +15,10 @@ use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use stagesub_tenancy::fair::Permit;
-use stagesub_tenancy::{BeginError, BoxError, FairGate, FairSettings, FairStats, Lease, OpenError, TenantId};
+use stagesub_tenancy::router::Routed;
+use stagesub_tenancy::{
+    BeginError, BoxError, Crowded, FairGate, FairSettings, FairStats, OpenError, TenantId,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
@@ -195,7 +198,7 @@ impl TenantPool {
     /// Borrows a connection when it is the tenant's turn, marked dirty before anybody can send anything on it.
     /// The flag tells whether it was used before, so that its being dead is no news about the server.
     pub(crate) async fn borrow(&self, tenant: TenantId) -> Result<(Borrowed, bool), NoConnection> {
-        let turn = self.gate.enter(tenant).await.map_err(|_| NoConnection::Busy)?;
+        let turn = self.gate.enter(tenant).await.map_err(NoConnection::Busy)?;
         match self.inner.get().await {
             Ok(mut object) => {
                 object.state = State::Dirty { owing: object.state == State::Owing };
@@ -203,7 +206,9 @@ impl TenantPool {
                 let canceller = Arc::clone(&self.canceller);
                 Ok((Borrowed { object: Some(object), canceller, turn: Some(turn) }, reused))
             }
-            Err(managed::PoolError::Timeout(managed::TimeoutType::Wait)) => Err(NoConnection::Busy),
+            Err(managed::PoolError::Timeout(managed::TimeoutType::Wait)) => {
+                Err(NoConnection::Busy(Crowded::TimedOut))
+            }
             Err(managed::PoolError::Timeout(late)) => {
                 Err(NoConnection::Silent(format!("no connection was made in time: {late:?}").into()))
             }
@@ -355,7 +360,7 @@ impl managed::Manager for Manager {
 #[derive(Debug)]
 pub(crate) enum NoConnection {
     /// None was to be had in time, or too many wait.
-    Busy,
+    Busy(Crowded),
     /// The server did not answer in time.
     Silent(BoxError),
     /// The server cannot be reached.
@@ -365,16 +370,19 @@ pub(crate) enum NoConnection {
 }
 
 impl NoConnection {
-    /// What it means to the caller; the pool's cache is told what it says of the database.
-    pub(crate) fn tell(self, lease: &Lease<TenantPool>) -> BeginError {
+    /// What it means to the caller; the pool's cache is told what it says of the database, the tally what of the tenant.
+    pub(crate) fn tell(self, routed: &mut Routed<TenantPool>) -> BeginError {
         match self {
-            Self::Busy => BeginError::Busy,
+            Self::Busy(why) => {
+                routed.tally.crowded(why);
+                BeginError::Busy
+            }
             Self::Silent(error) => {
-                lease.silent();
+                routed.lease.silent();
                 BeginError::Unavailable(error)
             }
             Self::Lost(error) => {
-                lease.lost();
+                routed.lease.lost();
                 BeginError::Unavailable(error)
             }
             Self::Refused(error) => BeginError::Unavailable(error),

@@ -49,6 +49,7 @@ pub mod shared;
 pub mod tenant_databases;
 #[cfg(feature = "orchestra")]
 pub mod tenants;
+pub mod usage;
 #[cfg(feature = "orchestra")]
 mod version;
 #[cfg(feature = "orchestra")]

@@ -9,10 +9,11 @@ use futures::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{AssertSqlSafe, Either, Execute, Executor, Postgres, Row as _, SqlStr};
 use stagesub_tenancy::router::Routed;
-use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, TenantId, TenantScope};
+use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, Tally, TenantId, TenantScope};
 
 use crate::deadline::{self, Unanswered};
 use crate::error::{CommitError, begin_error, is_dead, leaves_open};
+use crate::metered::Metered;
 use crate::pool::{Borrowed, TenantPool, TxTimeouts};
 
 /// One transaction on one tenant's data.
@@ -41,6 +42,7 @@ pub struct TenantTx {
     answer_within: Duration,
     /// Whether every statement so far was answered to its end.
     settled: bool,
+    tally: Tally,
     /// Keeps the pool open, and hears of its database.
     lease: Lease<TenantPool>,
 }
@@ -63,7 +65,7 @@ impl TenantTx {
     /// [`BeginError::Locked`] when the tenant was locked for longer than a lock is waited for;
     /// [`BeginError::Unavailable`] also when the server took the message and did not answer.
     pub async fn begin(
-        routed: Routed<TenantPool>,
+        mut routed: Routed<TenantPool>,
         scope: &TenantScope,
         access: Access,
     ) -> Result<Self, BeginError> {
@@ -79,16 +81,21 @@ impl TenantTx {
         };
         loop {
             let (mut borrowed, reused) =
-                routed.lease.borrow(tenant).await.map_err(|none| none.tell(&routed.lease))?;
+                routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
+            routed.tally.connected();
+            let asking = routed.tally.asks();
             let sent = sqlx::raw_sql(AssertSqlSafe(text.as_str())).execute(borrowed.connection());
             // The server's own bounds do not hold on a server that is frozen.
-            let Ok(answer) = tokio::time::timeout(answer_within, sent).await else {
+            let answer = tokio::time::timeout(answer_within, sent).await;
+            drop(asking);
+            let Ok(answer) = answer else {
                 routed.lease.silent();
                 return Err(BeginError::Unavailable(Box::new(Unanswered { within: answer_within })));
             };
             match answer {
                 Ok(_) => {
                     routed.lease.answered();
+                    routed.tally.begun();
                     let answer_within = timeouts.statement.saturating_add(routed.lease.answer_within());
                     return Ok(Self {
                         borrowed,
@@ -96,13 +103,17 @@ impl TenantTx {
                         access,
                         answer_within,
                         settled: true,
+                        tally: routed.tally,
                         lease: routed.lease,
                     });
                 }
                 // A connection that died while it lay idle says nothing of the server, and neither does an
                 // error of what was sent on it before; begin has no effect: take the next. Each turn removes
                 // one, so this ends.
-                Err(error) if reused && (is_dead(&error) || borrowed.owed(&error)) => borrowed.discard(),
+                Err(error) if reused && (is_dead(&error) || borrowed.owed(&error)) => {
+                    borrowed.discard();
+                    routed.tally.waits_again();
+                }
                 Err(error) => {
                     if is_dead(&error) {
                         routed.lease.lost();
@@ -141,6 +152,7 @@ impl TenantTx {
             self.borrowed.release_owing();
             return Ok(());
         }
+        self.tally.tell();
         // What does not end cleanly is cleaned up, or closed, as whatever is dropped.
         let end = async move {
             if let Err(error) = self.end().await {
@@ -174,7 +186,10 @@ impl TenantTx {
         let (text, committed_after) = commit_text(self.access);
         let (tenant, mut bound, mut ended) = (self.tenant, self.access == Access::Read, 0);
         let outcome = {
-            let mut answers = self.fetch_many(sqlx::raw_sql(text));
+            let Self { borrowed, answer_within, settled, tally, lease, .. } = &mut self;
+            let _asking = tally.asks();
+            let answers = borrowed.connection().fetch_many(sqlx::raw_sql(text));
+            let mut answers = deadline::answers(answers, *answer_within, settled, || lease.silent());
             loop {
                 match answers.next().await {
                     None => break Ok(()),
@@ -260,8 +275,10 @@ impl<'c> Executor<'c> for &'c mut TenantTx {
         'q: 'e,
         E: 'q,
     {
-        let TenantTx { borrowed, answer_within, settled, lease, .. } = self;
-        deadline::answers(borrowed.connection().fetch_many(query), *answer_within, settled, || lease.silent())
+        let TenantTx { borrowed, answer_within, settled, tally, lease, .. } = self;
+        let answers = borrowed.connection().fetch_many(query);
+        let answers = deadline::answers(answers, *answer_within, settled, || lease.silent());
+        Box::pin(Metered::new(answers, tally.asks()))
     }
 
     fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
@@ -271,9 +288,15 @@ impl<'c> Executor<'c> for &'c mut TenantTx {
         'q: 'e,
         E: 'q,
     {
-        let TenantTx { borrowed, answer_within, settled, lease, .. } = self;
+        let TenantTx { borrowed, answer_within, settled, tally, lease, .. } = self;
         let answer = borrowed.connection().fetch_optional(query);
-        Box::pin(deadline::answer(answer, *answer_within, settled, || lease.silent()))
+        let mut asking = tally.asks();
+        Box::pin(async move {
+            let found = deadline::answer(answer, *answer_within, settled, || lease.silent()).await;
+            asking.ran();
+            asking.rows(u64::from(matches!(found, Ok(Some(_)))));
+            found
+        })
     }
 
     fn prepare_with<'e>(

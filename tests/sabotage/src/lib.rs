@@ -22,6 +22,10 @@ pub mod factory {
     include!(concat!(env!("OUT_DIR"), "/factory.rs"));
 }
 
+mod metered {
+    include!(concat!(env!("OUT_DIR"), "/metered.rs"));
+}
+
 /// Reads in one message.
 pub mod one_message {
     include!(concat!(env!("OUT_DIR"), "/one_message.rs"));

@@ -88,7 +88,12 @@ pub(super) const RIGHTS: &[Right] = &[
         On::Tables(&["tenants", "databases", "directory"]),
         &["SELECT", "INSERT", "UPDATE"],
     ),
-    right(CONTROL, "registry", On::Tables(&["database_logins", "memberships", "nodes"]), EVERYTHING),
+    right(
+        CONTROL,
+        "registry",
+        On::Tables(&["database_logins", "memberships", "nodes", "tenant_usage"]),
+        EVERYTHING,
+    ),
     right(
         CONTROL,
         "registry",
