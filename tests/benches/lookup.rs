@@ -1,4 +1,5 @@
-//! What finding a tenant costs once it is known: by its host, with its placement; and that no SQL is run for it.
+//! What finding a tenant costs once it is known: by its host, with its placement; and that no SQL is run for it. And
+//! what it costs to measure a transaction.
 //!
 //! `cargo bench -p stagesub-tests --bench lookup`
 
@@ -6,12 +7,15 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::registry::RegistryPools;
+use stagesub_tenancy::usage::{Gathered, gather};
 use stagesub_tenancy::{
-    Addressed, CacheSettings, CachedDirectory, HostPolicy, Resolver, Subdomain, TenantDirectory as _,
+    Addressed, CacheSettings, CachedDirectory, HostPolicy, OpenError, PoolFactory, PoolSettings, PoolTarget,
+    Resolver, Router, Subdomain, TenantDirectory as _, TenantScope, UsageMeter,
 };
 use stagesub_tests::bench::counted::Counted;
 use stagesub_tests::bench::rounds::Spread;
@@ -68,8 +72,71 @@ fn main() {
         {
             println!("  {name:<30} {}", Spread::of(figures.iter().map(|figure| figure[at])));
         }
+        measuring(&resolver, &directory, &hosts, now).await;
         println!("RESULT cached_ns={:.1}", Spread::of(figures.iter().map(|figure| figure[0])).median);
     });
+}
+
+/// Opens nothing.
+struct Nothing;
+
+#[async_trait]
+impl PoolFactory for Nothing {
+    type Pool = ();
+
+    fn connections(&self, _: &PoolTarget) -> u32 {
+        1
+    }
+
+    async fn open(&self, _: &PoolTarget) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) {}
+}
+
+/// A lease, and a transaction of one statement measured on it as storage does: with nobody who hears of it, and
+/// summed by tenant and by request.
+async fn measuring(resolver: &Resolver, directory: &CachedDirectory, hosts: &[String], now: DateTime<Utc>) {
+    let mut scopes = Vec::new();
+    for host in hosts {
+        let Ok(Addressed::Tenant(scope)) = resolver.resolve(host, now).await else {
+            panic!("{host} is a tenant's");
+        };
+        scopes.push(scope);
+    }
+    let router = || Router::new(Arc::new(directory.clone()), Arc::new(Nothing), PoolSettings::default());
+    let (deaf, heard) = (router(), router().with_usage(Arc::new(UsageMeter::new())));
+    let mut figures = Vec::new();
+    for _ in 0..=ROUNDS {
+        let leased = transactions(&deaf, &scopes, false).await;
+        let measured = transactions(&deaf, &scopes, true).await;
+        let sums = Arc::new(Gathered::default());
+        let summed = gather(sums, transactions(&heard, &scopes, true)).await;
+        figures.push([leased, measured - leased, summed - leased]);
+    }
+    for (at, name) in ["a lease", "measuring on it", "measuring on it, summed twice"].iter().enumerate() {
+        println!("  {name:<30} {}", Spread::of(figures[1..].iter().map(|figure| figure[at])));
+    }
+}
+
+async fn transactions(router: &Router<Nothing>, scopes: &[TenantScope], measured: bool) -> f64 {
+    let begun = Instant::now();
+    for scope in scopes.iter().cycle().take(LOOKUPS as usize) {
+        let mut routed = router.lease(black_box(scope)).await.expect("a lease");
+        if measured {
+            routed.tally.connected();
+            drop(black_box(routed.tally.asks()));
+            routed.tally.begun();
+            let mut asking = routed.tally.asks();
+            asking.ran();
+            asking.rows(20);
+            drop(black_box(asking));
+            drop(black_box(routed.tally.asks()));
+        }
+        drop(black_box(routed));
+    }
+    each(begun)
 }
 
 /// Puts tenants into the registry as provisioning leaves them.

@@ -87,6 +87,7 @@ const TABLE: &[Row] = &[
     ("PATCH",  "/api/v1/platform/tenants/{id}",         Apex,    [401, 401, 401, 401, 401, 200]),
     ("POST",   "/api/v1/platform/tenants/{id}/suspend", Apex,    [401, 401, 401, 401, 401, 200]),
     ("POST",   "/api/v1/platform/tenants/{id}/resume",  Apex,    [401, 401, 401, 401, 401, 200]),
+    ("GET",    "/api/v1/platform/usage",                Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/users",                Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/users/{id}",           Apex,    [401, 401, 401, 401, 401, 200]),
     ("PATCH",  "/api/v1/platform/users/{id}",           Apex,    [401, 401, 401, 401, 401, 200]),

@@ -28,4 +28,5 @@ mod registry;
 mod repositories;
 mod routing;
 mod scale;
+mod telemetry;
 mod tenant_tx;

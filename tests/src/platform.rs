@@ -381,6 +381,7 @@ pub(crate) fn serving(proxies: &str, follow: Follow) -> ServingSettings {
         hosts: HostPolicy::new(TestPlatform::DOMAIN).expect("a domain"),
         trusted_proxies: proxies.parse().expect("networks"),
         listen: ([127, 0, 0, 1], 0).into(),
+        metrics: None,
         superadmin: Some(SuperadminSettings {
             email: SUPERADMIN.to_owned(),
             password: SecretString::from(SUPERADMIN_PASSWORD),

@@ -49,6 +49,9 @@ async fn build() -> PathBuf {
     let target = profile.parent().expect("a profile is in the target directory");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--offline", "--quiet", "-p", "stagesub-server", "--bin", "stagesub"]);
+    if cfg!(feature = "otel") {
+        cargo.args(["--features", "otel"]);
+    }
     if profile.file_name().is_some_and(|name| name == "release") {
         cargo.arg("--release");
     }

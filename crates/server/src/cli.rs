@@ -29,11 +29,12 @@ pub mod prove;
 pub mod secret;
 pub mod serve;
 pub mod tenant;
+pub mod usage;
 pub mod user;
 
 use args::{
     DemoArgs, DoctorArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs, ServeArgs, TenantCommand,
-    UserCommand,
+    UsageArgs, UserCommand,
 };
 
 /// Longest that closing connections may take once a command is done.
@@ -70,6 +71,8 @@ pub enum Command {
     /// People.
     #[command(subcommand)]
     User(UserCommand),
+    /// Who uses how much of the databases.
+    Usage(UsageArgs),
     /// Keys that seal secrets.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -184,7 +187,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         });
     }
     let mut raw = RawConfig::load()?;
-    telemetry::install(raw.log_filter(), raw.log_format()?).map_err(|error| Failure::of(&error))?;
+    let telemetry =
+        telemetry::install(raw.log_filter(), raw.log_format()?).map_err(|error| Failure::of(&error))?;
     if on_demo {
         raw = existing::configuration(data_dir.as_deref(), &raw).map_err(|error| Failure::of(&error))?;
     }
@@ -192,7 +196,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("the operating system refused to start threads: {error}")))?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match cli.command {
             Command::Demo(arguments) => demo::run(arguments, data_dir.as_deref(), &raw).await,
             Command::Serve(arguments) => serve::run(arguments, &raw).await,
@@ -200,11 +204,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Doctor(arguments) => doctor::run(arguments, &raw).await,
             Command::Tenant(command) => tenant::run(command, &raw).await,
             Command::User(command) => user::run(command, &raw).await,
+            Command::Usage(arguments) => usage::run(arguments, &raw).await,
             Command::Prove(arguments) => prove::run(arguments, &raw).await,
             // Answered above, before anything of the environment was read.
             Command::Keys(command) => keys::run(&command, || Ok(raw.clone())),
         }
-    })
+    });
+    telemetry.finish();
+    done
 }
 
 /// What the parser cannot tell: which commands the options of a platform belong to.
@@ -267,6 +274,8 @@ mod tests {
             "stagesub user disable a@b.example --json",
             "stagesub user enable a@b.example --json",
             "stagesub user set-role a@b.example --tenant orch --role viewer --json",
+            "stagesub usage",
+            "stagesub usage --by rows --hours 48 --limit 100 --json --demo",
             "stagesub keys generate --json",
             "stagesub keys public --json",
             "stagesub keys public --demo",
@@ -303,6 +312,9 @@ mod tests {
             "stagesub user list --tenant orch --search berg",
             "stagesub user set-role a@b.example --tenant orch",
             "stagesub user set-role a@b.example --tenant orch --role superadmin",
+            "stagesub usage --by memory",
+            "stagesub usage --limit 0",
+            "stagesub usage --hours 49",
             "stagesub prove --public-key ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
             "stagesub prove --verify proof.json --public-key nonsense",
             "stagesub prove --verify proof.json --url http://127.0.0.1:8080",

@@ -57,6 +57,8 @@ pub struct RawConfig {
     pub stagesub_admin_shared_tenant_db_url: Option<SecretString>,
     /// `STAGESUB_LISTEN`
     pub stagesub_listen: Option<String>,
+    /// `STAGESUB_METRICS_LISTEN`
+    pub stagesub_metrics_listen: Option<String>,
     /// `STAGESUB_TRUSTED_PROXIES`
     pub stagesub_trusted_proxies: Option<String>,
     /// `STAGESUB_DATA_DIR`
@@ -121,6 +123,7 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_ADMIN_DATABASE_URL",
     "STAGESUB_ADMIN_SHARED_TENANT_DB_URL",
     "STAGESUB_LISTEN",
+    "STAGESUB_METRICS_LISTEN",
     "STAGESUB_TRUSTED_PROXIES",
     "STAGESUB_DATA_DIR",
     "STAGESUB_SHARED_POOL_SIZE",
@@ -221,6 +224,8 @@ pub struct ServingSettings {
     pub trusted_proxies: TrustedProxies,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where figures are given to Prometheus, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// The first administrator of the platform, if given.
     pub superadmin: Option<SuperadminSettings>,
     /// How long requests under way may take after the order to stop.
@@ -292,6 +297,7 @@ impl Settings {
                     .unwrap_or(DEFAULT_LISTEN)
                     .parse()
                     .map_err(|source: AddrParseError| ConfigError::malformed("STAGESUB_LISTEN", source))?,
+                metrics: metrics_listen(raw)?,
                 superadmin: superadmin(raw)?,
                 shutdown: Duration::from_secs(raw.stagesub_shutdown_secs.unwrap_or(30)),
                 follow: Follow { listen: listens(raw)?, ..Follow::default() },
@@ -300,6 +306,15 @@ impl Settings {
             },
         })
     }
+}
+
+/// Where figures are given to Prometheus.
+pub fn metrics_listen(raw: &RawConfig) -> Result<Option<SocketAddr>, ConfigError> {
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|source: AddrParseError| ConfigError::malformed("STAGESUB_METRICS_LISTEN", source))
+    };
+    raw.stagesub_metrics_listen.as_deref().map(parse).transpose()
 }
 
 /// Whether the registry's notifications are listened to.

@@ -7,6 +7,7 @@ pub mod instruments;
 pub mod list;
 pub mod musicians;
 pub mod platform_tenants;
+pub mod platform_usage;
 pub mod platform_users;
 pub mod positions;
 pub mod projects;

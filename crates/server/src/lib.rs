@@ -4,12 +4,12 @@
 //! - [`routes`]: the one table of routes and what every request passes through; [`openapi`] its description
 //! - [`extract`]: who asks, about whom, and what they sent; [`handlers`]: one file a resource
 //! - [`idempotency`]: requests that create something and are asked twice
-//! - [`limits`]: how often it may be asked
+//! - [`limits`]: how often it may be asked; [`metrics`]: figures for Prometheus
 //! - [`problem`]: every error as `application/problem+json`
 //! - [`state`]: the ports that handlers are given; [`readiness`] whether they answer; [`clock`] the time
 //! - [`wiring`]: the composition root, the one place that knows the adapters; [`config`] what it is told
 //! - [`node`]: one server, prepared, serving, stopped; [`serving`] its listener; [`jobs`] work beside requests;
-//!   [`bootstrap`] the first administrator; [`telemetry`] logs
+//!   [`bootstrap`] the first administrator; [`telemetry`] logs and the spans of requests
 //! - [`prove`]: attacks on the platform and their signed report; [`guards`]: a node's own look before it serves
 //! - [`cli`]: the commands; [`demo`]: the whole platform with nothing configured; [`passphrase`] made secrets
 //!
@@ -33,6 +33,7 @@ pub mod handlers;
 pub mod idempotency;
 pub mod jobs;
 pub mod limits;
+pub mod metrics;
 pub mod node;
 pub mod openapi;
 pub mod passphrase;

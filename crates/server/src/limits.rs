@@ -20,6 +20,7 @@ use stagesub_tenancy::rate::{Limited, RateLimit, RecentSet, client_of};
 use stagesub_tenancy::{Crowded, FairGate, FairSettings, TenantId};
 
 use crate::config::LimitSettings;
+use crate::metrics::{Limit, Metrics};
 use crate::problem::Problem;
 
 /// Sign-ins of one address that may wait for their turn.
@@ -49,6 +50,7 @@ pub struct Limits {
     turns: Option<FairGate<Party>>,
     registry: FairGate<TenantId>,
     files: FairGate<TenantId>,
+    metrics: Metrics,
 }
 
 /// Who takes turns at the hasher.
@@ -98,7 +100,20 @@ impl Limits {
             turns,
             registry: FairGate::new(FairSettings { permits: REGISTRY_TURNS, ..FairSettings::default() }),
             files: FairGate::new(FairSettings { permits: FILES, ..FairSettings::default() }),
+            metrics: Metrics::default(),
         }
+    }
+
+    /// The same, counting what it refuses.
+    #[must_use]
+    pub fn counted(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Sign-ins that wait for their turn.
+    #[must_use]
+    pub fn sign_ins_waiting(&self) -> usize {
+        self.turns.as_ref().map_or(0, |turns| turns.stats().waiting)
     }
 
     /// Counts a request of an address.
@@ -106,7 +121,8 @@ impl Limits {
     /// # Errors
     /// 429 when there were too many.
     pub fn request_of(&self, address: IpAddr) -> Result<(), Problem> {
-        take(self.addresses.as_ref(), &client_of(address)).map_err(rate_limited)
+        take(self.addresses.as_ref(), &client_of(address))
+            .map_err(|limited| self.refused(Limit::Address, limited))
     }
 
     /// Counts a request to an orchestra, of somebody who is signed in there.
@@ -114,7 +130,7 @@ impl Limits {
     /// # Errors
     /// 429 when there were too many.
     pub fn request_to(&self, tenant: TenantId) -> Result<(), Problem> {
-        take(self.tenants.as_ref(), &tenant).map_err(rate_limited)
+        take(self.tenants.as_ref(), &tenant).map_err(|limited| self.refused(Limit::Tenant, limited))
     }
 
     /// Lets one sign-in begin when it is its address's turn. It counts as failed unless
@@ -140,8 +156,14 @@ impl Limits {
             None => None,
             Some(turns) => match turns.enter(Party::Address(address)).await {
                 Ok(turn) => Some(turn),
-                Err(Crowded::QueueFull) => return Err(Problem::sign_in_limited(Duration::from_secs(1))),
-                Err(crowded) => return Err(Problem::unavailable(crowded)),
+                Err(Crowded::QueueFull) => {
+                    self.metrics.refused(Limit::SignInQueue);
+                    return Err(Problem::sign_in_limited(Duration::from_secs(1)));
+                }
+                Err(crowded) => {
+                    self.metrics.refused(Limit::SignInQueue);
+                    return Err(Problem::unavailable(crowded));
+                }
             },
         };
         // Others may have failed while this one waited.
@@ -195,13 +217,25 @@ impl Limits {
         self.failing_accounts.iter().for_each(RateLimit::forget_idle);
     }
 
+    fn refused(&self, limit: Limit, limited: Limited) -> Problem {
+        self.metrics.refused(limit);
+        Problem::rate_limited(limited.retry_after)
+    }
+
     fn may_fail(&self, address: Option<IpAddr>, account: u64) -> Result<(), Problem> {
         let by_address = match (&self.failing_addresses, address) {
             (Some(limit), Some(address)) => limit.look(&address),
             _ => Ok(()),
         };
         let by_account = self.failing_accounts.as_ref().map_or(Ok(()), |limit| limit.look(&account));
-        by_address.and(by_account).map_err(|limited| Problem::sign_in_limited(limited.retry_after))
+        let refused = |limit| {
+            move |limited: Limited| {
+                self.metrics.refused(limit);
+                Problem::sign_in_limited(limited.retry_after)
+            }
+        };
+        by_address.map_err(refused(Limit::SignInAddress))?;
+        by_account.map_err(refused(Limit::SignInAccount))
     }
 }
 
@@ -261,10 +295,6 @@ fn crowded(crowded: Crowded) -> Problem {
         Crowded::QueueFull => Problem::rate_limited(Duration::from_secs(1)),
         crowded => Problem::unavailable(crowded),
     }
-}
-
-fn rate_limited(limited: Limited) -> Problem {
-    Problem::rate_limited(limited.retry_after)
 }
 
 #[cfg(test)]

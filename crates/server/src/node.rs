@@ -11,6 +11,7 @@ use crate::clock::SystemClock;
 use crate::config::{ConnectionSettings, DatabaseSettings, ServingSettings};
 use crate::doctor::{self, Unsound};
 use crate::jobs::Jobs;
+use crate::metrics;
 use crate::routes::build_router;
 use crate::serving::{self, ServeError, Stop};
 use crate::state::AppState;
@@ -35,6 +36,9 @@ impl Node {
     /// [`NodeError`], a sentence for whoever starts the server. Nothing goes on in the background then.
     pub async fn prepare(databases: DatabaseSettings, serving: &ServingSettings) -> Result<Self, NodeError> {
         let platform = Platform::open(databases, serving.hosts.clone()).await?;
+        if serving.metrics.is_some() {
+            platform.metrics().turn_on();
+        }
         match Self::ready(&platform, serving).await {
             Ok((state, jobs)) => Ok(Self { platform, state, jobs, connections: serving.connections }),
             Err(error) => {
@@ -69,6 +73,15 @@ impl Node {
     #[must_use]
     pub fn platform(&self) -> &Platform {
         &self.platform
+    }
+
+    /// Gives figures to Prometheus on a listener of their own, as long as it serves.
+    #[must_use]
+    pub fn with_metrics(mut self, listener: TcpListener) -> Self {
+        let sources = self.platform.sources(&self.state, &self.jobs);
+        let metrics = self.platform.metrics().clone();
+        self.jobs.start("metrics", |stop| metrics::listener::serve(listener, metrics, sources, stop));
+        self
     }
 
     /// Serves until told to stop, then ends jobs and closes pools.

@@ -235,7 +235,7 @@ async fn attack(
         }
     }
     let Found { proof: attacks, attacked: databases, left_out } = match extent {
-        Extent::Whole => databases::run(platform, a.id, b.id).await?,
+        Extent::Whole => Box::pin(databases::run(platform, a.id, b.id)).await?,
         Extent::Routes => Found::default(),
     };
     proof.append(attacks);

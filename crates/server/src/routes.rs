@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
@@ -13,19 +12,19 @@ use stagesub_tenancy::http::{ClientAddr, PeerAddr, TenantLayer, client_address};
 use stagesub_tenancy::{Addressed, Host};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
-use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::handlers::{
-    auth, health, import, instruments, musicians, platform_tenants, platform_users, positions, projects,
-    tenant, users,
+    auth, health, import, instruments, musicians, platform_tenants, platform_usage, platform_users,
+    positions, projects, tenant, users,
 };
 use crate::openapi::ApiDoc;
 use crate::problem::{self, Problem};
 use crate::state::AppState;
+use crate::telemetry::request::{note_route, note_tenant, observe};
 
 mod authority;
 mod deadline;
@@ -62,6 +61,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(platform_tenants::show, platform_tenants::change))
         .routes(routes!(platform_tenants::suspend))
         .routes(routes!(platform_tenants::resume))
+        .routes(routes!(platform_usage::list))
         .routes(routes!(platform_users::list))
         .routes(routes!(platform_users::show, platform_users::change))
 }
@@ -106,7 +106,7 @@ pub fn build_router(state: AppState) -> Router {
         .layer(middleware::from_fn(deadline::within))
         .layer(middleware::from_fn(peer))
         .layer(CatchPanicLayer::custom(|_| Problem::internal("a handler panicked").into_response()))
-        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
+        .layer(middleware::from_fn_with_state(state.clone(), observe))
         .layer(middleware::from_fn(with_request_id))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
@@ -134,6 +134,7 @@ async fn peer(mut request: Request, next: Next) -> Response {
 
 /// Before the host is looked up, which may cost a question to the registry.
 async fn limit_address(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    note_route(&request);
     match client_address(&request, &state.trusted_proxies)
         .map(|ClientAddr(client)| state.limits.request_of(client))
     {
@@ -160,6 +161,7 @@ async fn with_request_id(request: Request, next: Next) -> Response {
 }
 
 async fn redirect_www(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    note_tenant(&request);
     if !matches!(request.extensions().get::<Addressed>(), Some(Addressed::Www)) {
         return next.run(request).await;
     }
@@ -186,13 +188,4 @@ async fn safe_headers(mut response: Response) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
-}
-
-fn span(request: &axum::http::Request<Body>) -> tracing::Span {
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or_default();
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
 }

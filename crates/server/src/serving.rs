@@ -69,6 +69,15 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The figures cannot be given there.
+    #[error("cannot listen on {address} for metrics; name another address with STAGESUB_METRICS_LISTEN")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The system gives no signals or no listener to this process.
     #[error("the operating system refused {what}")]
     System {
@@ -86,6 +95,12 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
         io::ErrorKind::AddrInUse => ServeError::Taken { address },
         _ => ServeError::Bind { address, source },
     })
+}
+
+/// The same for the figures, where they are wanted; told apart from the address that the API is served on.
+pub async fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ServeError> {
+    let Some(address) = address else { return Ok(None) };
+    TcpListener::bind(address).await.map(Some).map_err(|source| ServeError::Metrics { address, source })
 }
 
 /// Where a listener listens: with port 0, the port that the system chose.

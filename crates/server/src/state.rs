@@ -9,11 +9,12 @@ use stagesub_domain::ports::{HotLists, Units};
 use stagesub_domain::service::people::People;
 use stagesub_tenancy::clock::Clock;
 use stagesub_tenancy::proxies::TrustedProxies;
-use stagesub_tenancy::{Resolver, TenantId};
+use stagesub_tenancy::{Resolver, TenantId, UsageLedger};
 use uuid::Uuid;
 
 use crate::idempotency::{Fingerprints, KeyTurns};
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
 /// Told when a tenant's record changed on this node, so that its own caches do not wait for the feed.
@@ -56,6 +57,10 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How often it may be asked.
     pub limits: Arc<Limits>,
+    /// Who used how much, on all nodes.
+    pub usage: Arc<dyn UsageLedger>,
+    /// What is counted for Prometheus.
+    pub metrics: Metrics,
     /// Whose forwarded headers count.
     pub trusted_proxies: TrustedProxies,
     /// The domain tenants are served under.

@@ -42,11 +42,13 @@ use uuid::Uuid;
 use crate::config::LimitSettings;
 use crate::idempotency::{Fingerprints, KeyTurns};
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::readiness::MockReadiness;
 use crate::routes::build_router;
 use crate::state::{AppState, Parts};
 
 mod protocol;
+mod usage;
 
 const USER: Uuid = Uuid::from_u128(7);
 
@@ -153,6 +155,8 @@ fn server_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> 
         readiness: Arc::new(readiness),
         clock: Arc::new(FixedClock::at(now())),
         limits: Arc::new(Limits::new(LimitSettings::off())),
+        usage: Arc::new(usage::ledger()),
+        metrics: Metrics::default(),
         trusted_proxies: TrustedProxies::default(),
         app_domain: "stagesub.test".to_owned(),
     }))

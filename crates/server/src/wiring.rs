@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,14 +33,16 @@ use stagesub_storage::registry::people::PgPersonRegistry;
 use stagesub_storage::registry::shared::check_shared;
 use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
 use stagesub_storage::registry::tenants::PgTenantRegistry;
+use stagesub_storage::registry::usage::PgUsageLedger;
 use stagesub_storage::repo::PgHotLists;
 use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
 use stagesub_tenancy::nodes::{Membership, Sharing, Uses};
 use stagesub_tenancy::{
-    CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, HostPolicy, NodeId,
-    NodeRegistry, PoolFactory, PoolSettings, PoolTarget, Resolver, Router, TenantDirectory, TenantId,
+    CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, DirectoryError, HostPolicy,
+    NodeId, NodeRegistry, PoolFactory, PoolSettings, PoolTarget, Resolver, Router, TenantDirectory, TenantId,
+    UsageLedger, UsageMeter, UsageSink,
 };
 use uuid::Uuid;
 
@@ -47,9 +50,10 @@ use crate::clock::SystemClock;
 use crate::config::{Bounds, DatabaseSettings, PoolShares, PoolSizes, ServingSettings};
 use crate::doctor;
 use crate::idempotency::{Fingerprints, KeyTurns};
-use crate::jobs::changes::Follow;
-use crate::jobs::{Jobs, changes, nodes, upkeep};
+use crate::jobs::changes::{Follow, Heard};
+use crate::jobs::{Jobs, changes, nodes, upkeep, usage};
 use crate::limits::Limits;
+use crate::metrics::{Metrics, Sources};
 use crate::problem::error_chain;
 use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness, Remembered};
 use crate::state::{AppState, Invalidate, InvalidatePerson, Parts};
@@ -75,6 +79,11 @@ pub struct Platform {
     invalidate: Invalidate,
     invalidate_person: InvalidatePerson,
     nodes: Arc<dyn NodeRegistry>,
+    usage: Arc<dyn UsageLedger>,
+    meter: Arc<UsageMeter>,
+    metrics: Metrics,
+    heard: Arc<Heard>,
+    live: Arc<AtomicU32>,
     sizes: PoolSizes,
     shares: PoolShares,
     /// Longest wait for a request that has the same key.
@@ -98,8 +107,12 @@ impl Platform {
             factory_settings(databases.pools, databases.bounds, databases.shares),
         ));
         let cached: Arc<dyn TenantDirectory> = Arc::new(directory.clone());
+        let (meter, metrics) = (Arc::new(UsageMeter::new()), Metrics::default());
+        let sinks: Vec<Arc<dyn UsageSink>> = vec![Arc::clone(&meter) as _, Arc::new(metrics.clone())];
+        let pools = pool_settings(databases.pools);
         let router =
-            Arc::new(Router::new(Arc::clone(&cached), Arc::clone(&factory), pool_settings(databases.pools)));
+            Router::new(Arc::clone(&cached), Arc::clone(&factory), pools).with_usage(Arc::new(sinks));
+        let router = Arc::new(router);
         let invalidated = directory.clone();
         let authority = Arc::new(CachedAuthority::new(Arc::new(PgAuthorityStore::new(registry.clone()))));
         let revoked = Arc::clone(&authority);
@@ -122,6 +135,11 @@ impl Platform {
             database_url: databases.database_url,
             keys,
             nodes: Arc::new(PgNodeRegistry::new(registry.clone())),
+            usage: Arc::new(PgUsageLedger::new(registry.clone())),
+            meter,
+            metrics,
+            heard: Arc::default(),
+            live: Arc::default(),
             sizes: databases.pools,
             shares: databases.shares,
             key_wait: databases.bounds.timeouts.lock,
@@ -270,7 +288,9 @@ impl Platform {
                 factory: Arc::clone(&self.factory),
             })),
             clock: Arc::new(SystemClock),
-            limits: Arc::new(Limits::new(serving.limits)),
+            limits: Arc::new(Limits::new(serving.limits).counted(self.metrics.clone())),
+            usage: Arc::clone(&self.usage),
+            metrics: self.metrics.clone(),
             trusted_proxies: serving.trusted_proxies.clone(),
             app_domain: app_domain.to_owned(),
         }))
@@ -286,12 +306,17 @@ impl Platform {
             follow.listen.then(|| Box::new(PgChangeSignal::new(&self.registry)) as Box<dyn ChangeSignal>);
         let router = Arc::clone(&self.router);
         let mut jobs = Jobs::default();
-        jobs.start(|stop| changes::follow(follower, follow.period, signal, stop));
-        jobs.start(|stop| upkeep::every(upkeep::EVICTION, move || router.evict_expired(), stop));
+        let heard = Arc::clone(&self.heard);
+        jobs.start("changes", |stop| changes::follow(follower, follow.period, signal, heard, stop));
+        jobs.start("eviction", |stop| upkeep::every(upkeep::EVICTION, move || router.evict_expired(), stop));
         let limits = Arc::clone(&state.limits);
-        jobs.start(|stop| upkeep::every(upkeep::FORGETTING, move || limits.forget_idle(), stop));
+        jobs.start("limits", |stop| upkeep::every(upkeep::FORGETTING, move || limits.forget_idle(), stop));
+        let metrics = self.metrics.clone();
+        jobs.start("figures", |stop| upkeep::every(upkeep::FIGURES, move || metrics.tidy(), stop));
         let (member, fleet) = (self.membership(), self.fleet());
-        jobs.start(|stop| nodes::beat(member, fleet, stop));
+        jobs.start("nodes", |stop| nodes::beat(member, fleet, stop));
+        let (meter, ledger) = (Arc::clone(&self.meter), Arc::clone(&self.usage));
+        jobs.start("usage", |stop| usage::keep(meter, ledger, stop));
         jobs
     }
 
@@ -303,6 +328,7 @@ impl Platform {
             factory: Arc::clone(&self.factory),
             sizes: self.sizes,
             shares: self.shares,
+            live: Arc::clone(&self.live),
         }
     }
 
@@ -323,6 +349,41 @@ impl Platform {
     #[must_use]
     pub fn nodes(&self) -> &Arc<dyn NodeRegistry> {
         &self.nodes
+    }
+
+    /// Who used how much, on all nodes.
+    #[must_use]
+    pub fn usage(&self) -> &Arc<dyn UsageLedger> {
+        &self.usage
+    }
+
+    /// Adds what this node's tenants used to what all nodes' did; a job does so every few seconds.
+    ///
+    /// # Errors
+    /// As the ledger's; the sums are added the next time.
+    pub async fn add_usage(&self) -> Result<(), DirectoryError> {
+        usage::add(&self.meter, self.usage.as_ref()).await
+    }
+
+    /// What is counted for Prometheus.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What the figures of the moment are read from.
+    #[must_use]
+    pub fn sources(&self, state: &AppState, jobs: &Jobs) -> Sources {
+        Sources {
+            router: Arc::clone(&self.router),
+            directory: self.directory.clone(),
+            authority: Arc::clone(&self.authority),
+            passwords: Arc::clone(&self.passwords),
+            limits: Arc::clone(&state.limits),
+            heard: Arc::clone(&self.heard),
+            live: Arc::clone(&self.live),
+            jobs: jobs.running(),
+        }
     }
 
     /// Closes every pool, within `grace`.
@@ -350,6 +411,7 @@ pub struct Fleet {
     factory: Arc<LeanPoolFactory>,
     sizes: PoolSizes,
     shares: PoolShares,
+    live: Arc<AtomicU32>,
 }
 
 impl fmt::Debug for Fleet {
@@ -362,6 +424,11 @@ impl fmt::Debug for Fleet {
 }
 
 impl Fleet {
+    /// Remembers how many nodes live, for metrics.
+    pub(crate) fn heard_of(&self, nodes: u32) {
+        self.live.store(nodes, Ordering::Relaxed);
+    }
+
     /// Uses at most so many connections from now on: pools that are open become smaller or larger.
     pub async fn fit(&self, uses: Uses) {
         // The pool has one more, which cancels statements.

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand};
 use stagesub_domain::role::Role;
 use stagesub_domain::subscription::Tier;
+use stagesub_tenancy::usage::UsageBy;
 use stagesub_tenancy::{Subdomain, TenantCode, TenantId};
 
+use crate::handlers::platform_usage::{DEFAULT_HOURS, DEFAULT_LIMIT, MAX_HOURS, MAX_LIMIT};
 use crate::prove::signing::PublicKey;
 
 /// Which platform a command works on.
@@ -292,6 +294,23 @@ pub struct SetRoleArgs {
     /// admin, user or viewer.
     #[arg(long, value_parser = member_role)]
     pub role: Role,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub usage`
+#[derive(Debug, Args)]
+pub struct UsageArgs {
+    /// Those first that used most of this: `databaseTime`, `rows` or `poolWait`.
+    #[arg(long, default_value_t)]
+    pub by: UsageBy,
+    /// Hours to look at, the one that is now included (1 to 48).
+    #[arg(long, default_value_t = DEFAULT_HOURS, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_HOURS)))]
+    pub hours: u32,
+    /// Orchestras to list (1 to 100).
+    #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LIMIT)))]
+    pub limit: u32,
     /// The answer as JSON.
     #[arg(long)]
     pub json: bool,

@@ -46,6 +46,7 @@ async fn play(
     let subdomains = cast::ORCHESTRAS.each_ref().map(|orchestra| orchestra.subdomain);
     let secrets = load_secrets(ground.data_dir(), &subdomains)?;
     let settings = ground::serving(&secrets, address, raw).map_err(|error| Failure::of(&error))?;
+    let metrics = serving::bind_metrics(settings.metrics).await?;
     let node = tokio::select! {
         node = prepare(ground, raw, &secrets, &settings) => node?,
         () = stop.asked.cancelled() => return Ok(()),
@@ -70,6 +71,10 @@ async fn play(
     } else {
         output::line(&report.to_text())?;
     }
+    let node = match metrics {
+        Some(listener) => node.with_metrics(listener),
+        None => node,
+    };
     node.serve(listener, stop, settings.shutdown).await?;
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::report::APP_DOMAIN;
 use super::secrets::Secrets;
 use crate::config::{
     Bounds, ConfigError, ConnectionSettings, DatabaseSettings, LimitSettings, MigrateSettings, PoolShares,
-    RawConfig, ServingSettings, SuperadminSettings, one_message_reads, pool_sizes,
+    RawConfig, ServingSettings, SuperadminSettings, metrics_listen, one_message_reads, pool_sizes,
 };
 use crate::jobs::changes::Follow;
 use crate::problem::error_chain;
@@ -111,6 +111,7 @@ pub fn serving(
         hosts: HostPolicy::new(APP_DOMAIN)?,
         trusted_proxies: TrustedProxies::default(),
         listen,
+        metrics: metrics_listen(raw)?,
         superadmin: Some(SuperadminSettings {
             email: SUPERADMIN_EMAIL.to_owned(),
             password: secrets.superadmin_password.clone(),

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::extract::{AnyCaller, Body, RequestHost, RequestOrigin};
+use crate::metrics::SignIn;
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
 
@@ -90,13 +91,25 @@ pub async fn login(
         Addressed::Apex => None,
         Addressed::Www => return Err(Problem::not_found()),
     };
-    let attempt = state.limits.sign_in(origin.ip_address, &request.email).await?;
+    let attempt = match state.limits.sign_in(origin.ip_address, &request.email).await {
+        Ok(attempt) => attempt,
+        Err(problem) => {
+            state.metrics.sign_in(SignIn::Limited);
+            return Err(problem);
+        }
+    };
     let signed_in = state.login.login(&request.email, request.password, tenant, origin, state.now()).await;
     match signed_in {
         Ok(_) => attempt.succeed(),
         Err(LoginError::Refused) => drop(attempt),
         Err(_) => attempt.forgive(),
     }
+    state.metrics.sign_in(match &signed_in {
+        Ok(_) => SignIn::Granted,
+        Err(LoginError::Refused) => SignIn::Refused,
+        Err(LoginError::Overloaded) => SignIn::Overloaded,
+        Err(_) => SignIn::Failed,
+    });
     let signed_in = signed_in?;
     Ok((
         AppendHeaders([(header::CACHE_CONTROL, "no-store")]),

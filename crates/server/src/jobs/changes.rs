@@ -1,8 +1,10 @@
 //! This node's caches follow what changes in the registry.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use stagesub_tenancy::{ChangeFollower, ChangeSignal, DirectoryError};
+use stagesub_tenancy::{ChangeFollower, ChangeSignal, ConfigVersion, DirectoryError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,32 @@ impl Default for Follow {
     }
 }
 
+/// How far a node has followed.
+#[derive(Debug, Default)]
+pub struct Heard {
+    version: AtomicI64,
+    at: Mutex<Option<Instant>>,
+}
+
+impl Heard {
+    /// The version that its caches are true for.
+    #[must_use]
+    pub fn version(&self) -> ConfigVersion {
+        ConfigVersion(self.version.load(Ordering::Relaxed))
+    }
+
+    /// How long ago the registry answered; `None`: it has not yet.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
+
+    fn now(&self, version: ConfigVersion) {
+        self.version.store(version.0, Ordering::Relaxed);
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
 /// Longest that one asking may take before it is given up and begun again. What was changed when it began to
 /// hang is known after this, a period and an asking that does not hang: together within the five seconds that
 /// are promised when nothing is heard.
@@ -43,12 +71,13 @@ pub async fn follow(
     follower: ChangeFollower,
     period: Duration,
     signal: Option<Box<dyn ChangeSignal>>,
+    heard: Arc<Heard>,
     stop: CancellationToken,
 ) {
     let wake = Notify::new();
     tokio::select! {
         () = stop.cancelled() => {}
-        () = ask(follower, period, &wake) => {}
+        () = ask(follower, period, &wake, &heard) => {}
         () = listen(signal, &wake) => {}
     }
 }
@@ -63,7 +92,7 @@ async fn listen(signal: Option<Box<dyn ChangeSignal>>, wake: &Notify) {
     }
 }
 
-async fn ask(mut follower: ChangeFollower, period: Duration, wake: &Notify) {
+async fn ask(mut follower: ChangeFollower, period: Duration, wake: &Notify, heard: &Heard) {
     let mut patience = PATIENCE;
     let mut away = false;
     loop {
@@ -75,6 +104,9 @@ async fn ask(mut follower: ChangeFollower, period: Duration, wake: &Notify) {
                 Err(DirectoryError::Unavailable(Box::new(elapsed)))
             }
         };
+        if let Ok(version) = &polled {
+            heard.now(*version);
+        }
         match (polled, away) {
             (Ok(version), true) => {
                 tracing::info!(version = version.0, "the registry's changes are followed again");
@@ -97,10 +129,8 @@ async fn ask(mut follower: ChangeFollower, period: Duration, wake: &Notify) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use async_trait::async_trait;
-    use stagesub_tenancy::{ChangeFeed, Changes, ConfigVersion, Standing};
+    use stagesub_tenancy::{ChangeFeed, Changes, Standing};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -170,6 +200,16 @@ mod tests {
 
     /// Follows until it was asked `last` times; the milliseconds at which it was.
     async fn asked(plan: &[Plan], last: usize, signal: Option<Box<dyn ChangeSignal>>) -> Vec<u128> {
+        followed(plan, last, signal, Arc::default()).await
+    }
+
+    /// The same, noting how far it has followed.
+    async fn followed(
+        plan: &[Plan],
+        last: usize,
+        signal: Option<Box<dyn ChangeSignal>>,
+        heard: Arc<Heard>,
+    ) -> Vec<u128> {
         let stop = CancellationToken::new();
         let feed = Arc::new(Feed {
             begun: Instant::now(),
@@ -179,7 +219,7 @@ mod tests {
             stop: stop.clone(),
         });
         let follower = ChangeFollower::new(Arc::clone(&feed) as Arc<dyn ChangeFeed>, Vec::new());
-        follow(follower, PERIOD, signal, stop).await;
+        follow(follower, PERIOD, signal, heard, stop).await;
         let asked = feed.asked.lock().unwrap();
         asked.iter().map(Duration::as_millis).collect()
     }
@@ -190,6 +230,15 @@ mod tests {
             asked(&[Plan::Fails, Plan::Answers, Plan::Fails], 5, None).await,
             [0, 1000, 2000, 3000, 4000]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_age_is_that_of_the_last_answer() {
+        let heard = Arc::new(Heard::default());
+        followed(&[Plan::Fails], 1, None, Arc::clone(&heard)).await;
+        assert_eq!(heard.age(), None);
+        followed(&[Plan::Answers, Plan::Fails, Plan::Fails], 3, None, Arc::clone(&heard)).await;
+        assert_eq!((heard.age(), heard.version()), (Some(2 * PERIOD), ConfigVersion(0)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,9 @@ pub trait Shared: Send + Sync {
     /// What is in use now.
     fn uses(&self) -> Uses;
 
+    /// So many nodes share it.
+    fn heard_of(&self, _nodes: u32) {}
+
     /// Uses nothing any more.
     async fn end(&self);
 }
@@ -43,6 +46,10 @@ impl Shared for Fleet {
 
     fn uses(&self) -> Uses {
         Self::uses(self)
+    }
+
+    fn heard_of(&self, nodes: u32) {
+        Self::heard_of(self, nodes);
     }
 
     async fn end(&self) {
@@ -68,6 +75,7 @@ pub async fn beat(mut member: Membership, shared: impl Shared, stop: Cancellatio
                     let Uses { shared, dedicated } = beat.uses;
                     tracing::info!(%node, live = beat.nodes, shared, dedicated, "this node's part of the connections");
                 }
+                shared.heard_of(beat.nodes.get());
                 away = false;
                 if !beat.is_whole {
                     pause = IMPATIENT;

@@ -11,6 +11,9 @@ pub const EVICTION: Duration = Duration::from_mins(1);
 /// How often those who have not asked for long are forgotten.
 pub const FORGETTING: Duration = Duration::from_mins(1);
 
+/// How often figures that nobody fetched are put together.
+pub const FIGURES: Duration = Duration::from_secs(5);
+
 /// Does a chore once a period until told to stop.
 pub async fn every(period: Duration, mut chore: impl FnMut() + Send, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(period);

@@ -96,8 +96,9 @@ fn route(row: &RouteAuthority, method: &Method, path: &str, name: &str, sound: &
     if sound.taken {
         route = route.passes(StatusCode::CONFLICT);
     }
-    // Answers to those who may read say what there is; those to a change of nothing need not.
-    if *method == Method::GET && name != "me" {
+    // Answers to those who may read say what there is; those to a change of nothing need not. Figures are there when
+    // a node has added them.
+    if *method == Method::GET && !matches!(name, "me" | "list_usage") {
         route = route.reveals();
     }
     route
@@ -147,7 +148,7 @@ fn sound(operation: &str) -> Option<Sound> {
     use Sent::{Csv, Json};
     Some(match operation {
         "login" => Sound::with(Json(r#"{"email": "{login_email}", "password": "{login_password}"}"#)),
-        "me" | "show_tenant" => Sound::plain(),
+        "me" | "show_tenant" | "list_usage" => Sound::plain(),
 
         "list_instruments" | "list_projects" | "list_tenants" | "list_people" => Sound::list(&[]),
 

@@ -130,6 +130,7 @@ static AUTHORITY: &[RouteAuthority] = {
         row(PATCH,  "/api/v1/platform/tenants/{id}",         Apex,   May(ManageTenants)),
         row(POST,   "/api/v1/platform/tenants/{id}/suspend", Apex,   May(ManageTenants)),
         row(POST,   "/api/v1/platform/tenants/{id}/resume",  Apex,   May(ManageTenants)),
+        row(GET,    "/api/v1/platform/usage",                Apex,   May(ManageTenants)),
         row(GET,    "/api/v1/platform/users",                Apex,   May(ManageUsers)),
         row(GET,    "/api/v1/platform/users/{id}",           Apex,   May(ManageUsers)),
         row(PATCH,  "/api/v1/platform/users/{id}",           Apex,   May(ManageUsers)),
