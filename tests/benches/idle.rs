@@ -26,7 +26,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// Longest that a start or a stop may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 fn main() {
     let seconds = seconds();
