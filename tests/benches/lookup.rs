@@ -123,18 +123,18 @@ async fn measuring(resolver: &Resolver, directory: &CachedDirectory, hosts: &[St
 async fn transactions(router: &Router<Nothing>, scopes: &[TenantScope], measured: bool) -> f64 {
     let begun = Instant::now();
     for scope in scopes.iter().cycle().take(LOOKUPS as usize) {
-        let mut routed = router.lease(black_box(scope)).await.expect("a lease");
+        let mut leased = router.lease(black_box(scope)).await.expect("a lease");
         if measured {
-            routed.tally.connected();
-            drop(black_box(routed.tally.asks()));
-            routed.tally.begun();
-            let mut asking = routed.tally.asks();
+            leased.tally.connected();
+            drop(black_box(leased.tally.asks()));
+            leased.tally.begun();
+            let mut asking = leased.tally.asks();
             asking.ran();
             asking.rows(20);
             drop(black_box(asking));
-            drop(black_box(routed.tally.asks()));
+            drop(black_box(leased.tally.asks()));
         }
-        drop(black_box(routed));
+        drop(black_box(leased));
     }
     each(begun)
 }
