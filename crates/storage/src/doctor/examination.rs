@@ -207,7 +207,7 @@ impl Examination<'_> {
         let kind = identity.map(|identity| identity.kind).or(marker.map(|marker| marker.kind));
         let level =
             if matches!(kind, Some(DatabaseKind::Dedicated(_))) { Level::Partial } else { Level::Hole };
-        let done = rows::versions(&mut *self.conn, self.database, set, level).await;
+        let done = rows::versions(&mut *self.conn, self.database, set, level, identity.is_some()).await;
         self.record("the applied migrations", done).await?;
         if let (MigrationSet::Tenant, Some(DatabaseKind::Dedicated(tenant))) = (set, kind) {
             let done = rows::of_others(&mut *self.conn, self.database, tenant, tables).await;

@@ -34,7 +34,7 @@ impl Default for Expectations {
 
 impl Expectations {
     /// One more schema of tenant data: each of its tables is a tenant table. The application may read, insert and
-    /// delete there, and update every column but `tenant_id` where it was given the column.
+    /// delete there, call its routines, and update every column but `tenant_id` where it was given the column.
     #[must_use]
     pub fn data_schema(mut self, schema: &str) -> Self {
         self.data.push(schema.to_owned());

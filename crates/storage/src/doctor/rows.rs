@@ -84,17 +84,23 @@ fn judge_marker(
     vec![Finding { level: Level::Hole, lint, database, object, why, mend }]
 }
 
-/// How far the schema is from this program's. A dedicated database that lags is its own tenant's trouble.
+/// How far the schema is from this program's. A dedicated database that lags is its own tenant's trouble. Where
+/// nobody says which database it is (`known` is false), it may be that of a service that keeps nothing in schema
+/// `tenant`, and lacks what makes tables there.
 pub(super) async fn versions(
     conn: &mut PgConnection,
     database: &str,
     set: MigrationSet,
     level: Level,
+    is_known: bool,
 ) -> Result<Vec<Finding>, sqlx::Error> {
     let statement = format!("SELECT version, checksum, success FROM {} ORDER BY version", set.table());
     let applied: Vec<(i64, Vec<u8>, bool)> = sqlx::query_as(AssertSqlSafe(statement)).fetch_all(conn).await?;
+    let common = set.common();
+    let bare = !is_known && applied.iter().all(|(version, ..)| common.contains(version));
+    let wanted = set.source().iter().filter(|migration| !bare || common.contains(&migration.version));
     let known: BTreeMap<i64, Vec<u8>> =
-        set.source().iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect();
+        wanted.map(|migration| (migration.version, migration.checksum.to_vec())).collect();
     Ok(judge_versions(database, set.table(), level, &known, &applied))
 }
 

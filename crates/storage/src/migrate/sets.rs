@@ -1,5 +1,7 @@
 //! The two sets of migrations, and the schema each starts with.
 
+use std::sync::LazyLock;
+
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -8,14 +10,28 @@ use super::session::Session;
 use crate::marker::{self, Marker};
 
 static REGISTRY: Migrator = sqlx::migrate!("./migrations/registry");
-static TENANT: Migrator = sqlx::migrate!("./migrations/tenant");
+/// What binds transactions to tenants, in every database that holds some.
+static APP: Migrator = sqlx::migrate!("./migrations/app");
+/// The orchestra's tables. Another service has its own.
+#[cfg(feature = "orchestra")]
+static ORCHESTRA: Migrator = sqlx::migrate!("./migrations/tenant");
+
+/// The whole set of a database that holds tenants, in order.
+static TENANT: LazyLock<Migrator> = LazyLock::new(|| {
+    let migrations = APP.iter().cloned();
+    #[cfg(feature = "orchestra")]
+    let migrations = migrations.chain(ORCHESTRA.iter().cloned());
+    let mut migrations: Vec<_> = migrations.collect();
+    migrations.sort_by_key(|migration| migration.version);
+    Migrator::with_migrations(migrations)
+});
 
 /// A set of migrations. One database may hold both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MigrationSet {
     /// Schema `registry`.
     Registry,
-    /// Schemas `app` and `tenant`.
+    /// Schema `app`, and with the feature `orchestra` the tables of schema `tenant`.
     Tenant,
 }
 
@@ -26,6 +42,15 @@ impl MigrationSet {
             Self::Registry => "registry",
             Self::Tenant => "tenant",
         }
+    }
+
+    /// Versions that every database of this kind needs, whatever its service keeps in it.
+    pub(crate) fn common(self) -> Vec<i64> {
+        let common = match self {
+            Self::Registry => &REGISTRY,
+            Self::Tenant => &APP,
+        };
+        common.iter().map(|migration| migration.version).collect()
     }
 
     /// The newest migration this program knows; 0 for an empty set.
@@ -155,9 +180,26 @@ mod tests {
 
     #[test]
     fn each_migration_says_why_it_is_there() {
-        for migration in REGISTRY.iter().chain(TENANT.iter()) {
+        for migration in REGISTRY.iter().chain(APP.iter()).chain(TENANT.iter()) {
             let sql = migration.sql.as_str();
             assert!(sql.starts_with("-- "), "{}_{}", migration.version, migration.description);
         }
+    }
+
+    /// A service that embeds this crate gets the fence without an orchestra.
+    #[test]
+    fn what_binds_tenants_stands_apart_from_what_orchestras_keep() {
+        let routine = |sql: &str| {
+            ["FUNCTION app.", "PROCEDURE app.", "TABLE app."].iter().any(|made| sql.contains(made))
+        };
+        for migration in TENANT.iter() {
+            let common = APP.iter().any(|known| known.version == migration.version);
+            let name = format!("{}_{}", migration.version, migration.description);
+            let sql = migration.sql.as_str();
+            assert!(common || !routine(sql), "{name} changes schema app, so it belongs in migrations/app");
+            assert!(!common || !sql.contains("TABLE tenant."), "{name} belongs in migrations/tenant");
+        }
+        assert!(!APP.iter().collect::<Vec<_>>().is_empty());
+        assert!(TENANT.iter().map(|migration| migration.version).is_sorted());
     }
 }

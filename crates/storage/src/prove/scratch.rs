@@ -38,8 +38,8 @@ const EPOCH: PlacementEpoch = PlacementEpoch(1);
 /// Futures are `Send`, and the trait is used as `&dyn Sample`.
 #[async_trait]
 pub trait Sample: Send + Sync {
-    /// Makes the service's own tables, with the migrator's login on the scratch database. Those of
-    /// `migrations/tenant` are there.
+    /// Makes the service's own tables, with the migrator's login on the scratch database. What this crate's
+    /// migrations make is there.
     async fn prepare(&self, migrator: &ConnectionTarget) -> Result<(), BoxError> {
         let _ = migrator;
         Ok(())
