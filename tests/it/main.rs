@@ -1,5 +1,6 @@
 //! Integration tests on a real PostgreSQL, as the platform's own logins. One binary: linking is what costs.
 
+mod adopt;
 mod authorization;
 mod cli;
 mod coherence;

@@ -19,6 +19,7 @@ use crate::problem::error_chain;
 use crate::telemetry;
 use crate::wiring::Platform;
 
+pub mod adopt;
 pub mod args;
 pub mod demo;
 pub mod doctor;
@@ -33,8 +34,8 @@ pub mod usage;
 pub mod user;
 
 use args::{
-    DemoArgs, DoctorArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs, ServeArgs, TenantCommand,
-    UsageArgs, UserCommand,
+    AdoptArgs, DemoArgs, DoctorArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs, ServeArgs,
+    TenantCommand, UsageArgs, UserCommand,
 };
 
 /// Longest that closing connections may take once a command is done.
@@ -63,6 +64,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Say what is wrong with the databases, and the SQL that mends it. Exit code 1: a hole.
     Doctor(DoctorArgs),
+    /// Put a schema that is there already behind the fence: print the SQL that its tables need, or apply it.
+    Adopt(AdoptArgs),
     /// Attack the platform's isolation and report what became of it; or verify such a report.
     Prove(ProveArgs),
     /// Orchestras.
@@ -202,6 +205,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Serve(arguments) => serve::run(arguments, &raw).await,
             Command::Migrate(arguments) => migrate::run(arguments, &raw).await,
             Command::Doctor(arguments) => doctor::run(arguments, &raw).await,
+            Command::Adopt(arguments) => adopt::run(arguments, &raw).await,
             Command::Tenant(command) => tenant::run(command, &raw).await,
             Command::User(command) => user::run(command, &raw).await,
             Command::Usage(arguments) => usage::run(arguments, &raw).await,
@@ -260,6 +264,11 @@ mod tests {
              --admin-email a@b.example --admin-first-name A --admin-last-name B --generate",
             "stagesub doctor --json",
             "stagesub doctor --demo",
+            "stagesub doctor --schema billing --reference-table currency --trusted-role reporting --json",
+            "stagesub doctor --database-url postgres://a@b/c --schema billing --schema crm --reference-table crm.kind",
+            "stagesub adopt --database-url postgres://a@b/c --schema billing",
+            "stagesub adopt --schema billing --reference-table a --reference-table b --tenant-column customer_id \
+             --tenant 018f0000-0000-7000-8000-000000000001 --trusted-role reporting --apply --json",
             "stagesub tenant list --json",
             "stagesub tenant show orch --json",
             "stagesub tenant suspend orch --json",
@@ -310,6 +319,9 @@ mod tests {
             "stagesub user set-password a@b.example --password-stdin --generate",
             "stagesub user set-password a@b.example hunter2",
             "stagesub user list --tenant orch --search berg",
+            "stagesub adopt",
+            "stagesub adopt --schema billing --tenant nobody",
+            "stagesub doctor --reference-table currency",
             "stagesub user set-role a@b.example --tenant orch",
             "stagesub user set-role a@b.example --tenant orch --role superadmin",
             "stagesub usage --by memory",

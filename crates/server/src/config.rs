@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use stagesub_storage::doctor::Expectations;
 use stagesub_storage::migrate::{DatabaseTargets, MigrateOptions};
 use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
@@ -24,9 +25,11 @@ use crate::telemetry::{LogFormat, UnknownLogFormat};
 
 mod bounds;
 mod one_message;
+mod own_data;
 
 pub use bounds::Bounds;
 pub use one_message::one_message_reads;
+pub use own_data::{expectations, reference_table};
 
 /// Where `serve` listens when nothing else is said: on this machine only, behind a proxy.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -99,6 +102,12 @@ pub struct RawConfig {
     pub stagesub_head_secs: Option<u32>,
     /// `STAGESUB_ONE_MESSAGE_READS`
     pub stagesub_one_message_reads: Option<String>,
+    /// `STAGESUB_DATA_SCHEMAS`
+    pub stagesub_data_schemas: Option<String>,
+    /// `STAGESUB_REFERENCE_TABLES`
+    pub stagesub_reference_tables: Option<String>,
+    /// `STAGESUB_TRUSTED_ROLES`
+    pub stagesub_trusted_roles: Option<String>,
     /// `STAGESUB_SHUTDOWN_SECS`
     pub stagesub_shutdown_secs: Option<u64>,
     /// `STAGESUB_REGISTRY_LISTEN`
@@ -144,6 +153,9 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_MAX_CONNECTIONS",
     "STAGESUB_HEAD_SECS",
     "STAGESUB_ONE_MESSAGE_READS",
+    "STAGESUB_DATA_SCHEMAS",
+    "STAGESUB_REFERENCE_TABLES",
+    "STAGESUB_TRUSTED_ROLES",
     "STAGESUB_SHUTDOWN_SECS",
     "STAGESUB_REGISTRY_LISTEN",
     "STAGESUB_LOG",
@@ -343,6 +355,8 @@ pub struct DatabaseSettings {
     pub shares: PoolShares,
     /// Whether the lists that are asked for most are read in one message each.
     pub one_message_reads: bool,
+    /// What the databases hold on purpose.
+    pub expected: Expectations,
 }
 
 impl DatabaseSettings {
@@ -360,6 +374,7 @@ impl DatabaseSettings {
             bounds: Bounds::from_raw(raw)?,
             shares: PoolShares::from_raw(raw)?,
             one_message_reads: one_message_reads(raw)?,
+            expected: expectations(raw)?,
         })
     }
 }

@@ -26,9 +26,10 @@ pub const AT_START: Bounds =
 pub async fn examine(
     database_url: &ConnectionTarget,
     keys: &KeyRing,
+    expected: &Expectations,
     bounds: Bounds,
 ) -> Result<Report, DoctorError> {
-    examine_platform(database_url, keys, &Expectations::default(), bounds).await
+    examine_platform(database_url, keys, expected, bounds).await
 }
 
 /// Adds what the guards of a router came to when they were tried: somebody who got through is a hole, and so is

@@ -19,7 +19,7 @@ use stagesub_domain::service::people::People;
 use stagesub_domain::service::provisioning::recover_provisioning;
 use stagesub_domain::service::tenants;
 use stagesub_storage::directory::PgTenantDirectory;
-use stagesub_storage::doctor::{DoctorError, Report};
+use stagesub_storage::doctor::{DoctorError, Expectations, Report};
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_storage::logins::DatabaseLogins;
 use stagesub_storage::migrate::MigrateError;
@@ -62,6 +62,7 @@ use crate::state::{AppState, Invalidate, InvalidatePerson, Parts};
 pub struct Platform {
     database_url: ConnectionTarget,
     keys: Arc<KeyRing>,
+    expected: Expectations,
     registry: RegistryPools,
     directory: CachedDirectory,
     authority: Arc<CachedAuthority>,
@@ -134,6 +135,7 @@ impl Platform {
             invalidate_person: Arc::new(move |user: Uuid| revoked.invalidate(&[user])),
             database_url: databases.database_url,
             keys,
+            expected: databases.expected,
             nodes: Arc::new(PgNodeRegistry::new(registry.clone())),
             usage: Arc::new(PgUsageLedger::new(registry.clone())),
             meter,
@@ -165,7 +167,7 @@ impl Platform {
     /// # Errors
     /// [`DoctorError`]: the registry cannot be examined.
     pub async fn examine(&self) -> Result<Report, DoctorError> {
-        doctor::examine(&self.database_url, &self.keys, doctor::AT_START).await
+        doctor::examine(&self.database_url, &self.keys, &self.expected, doctor::AT_START).await
     }
 
     /// Tenants in the registry.

@@ -43,7 +43,7 @@
 //! - What it may not see it says; it never takes it for sound.
 //! - No finding carries a row's contents, a password or a connection string.
 
-mod acl;
+pub(crate) mod acl;
 mod design;
 mod examination;
 mod expectations;
@@ -52,10 +52,10 @@ mod lints;
 pub mod platform;
 mod report;
 mod rows;
-mod tables;
+pub(crate) mod tables;
 
 pub use examination::{DoctorError, examine};
 pub use expectations::Expectations;
-pub use platform::{Bounds, examine_platform};
+pub use platform::{Bounds, examine_database, examine_platform};
 pub use report::{Finding, Level, Report};
 pub use tables::examine_tables;

@@ -8,6 +8,7 @@
 //!   moves; [`fence`] lets a tenant in
 //! - [`catalogue`] which tenant tables there are and in which order they are copied; [`doctor`] what is wrong with
 //!   them and with everything else that isolation stands on
+//! - [`adopt`] puts a schema that is there already behind the fence
 //! - [`error`] what a database error means to a caller
 //! - [`embedded`] runs the installed Postgres as a cluster of our own
 //! - [`migrate`] roles, logins and schemas of a database; [`marker`] what a database says of itself, and [`identity`]
@@ -67,6 +68,7 @@
 //! - Deliberately absent: HTTP, `SET ROLE` where tenant data is served, a tenant bound to a session instead of a
 //!   transaction, a default database.
 
+pub mod adopt;
 pub mod catalogue;
 pub mod databases;
 mod deadline;

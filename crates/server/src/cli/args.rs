@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
+use secrecy::SecretString;
 use stagesub_domain::role::Role;
 use stagesub_domain::subscription::Tier;
 use stagesub_tenancy::usage::UsageBy;
@@ -59,6 +60,51 @@ pub struct MigrateArgs {
 /// `stagesub doctor`
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Examine this database alone, as whoever the URL names, instead of every one that the platform knows.
+    #[arg(long, value_name = "URL", value_parser = secret)]
+    pub database_url: Option<SecretString>,
+    /// A schema of a service of your own: each of its tables is a tenant table [adds to `STAGESUB_DATA_SCHEMAS`].
+    #[arg(long, value_name = "SCHEMA")]
+    pub schema: Vec<String>,
+    /// A table in it that belongs to no tenant, as SCHEMA.TABLE where there are several.
+    #[arg(long, value_name = "TABLE", requires = "schema")]
+    pub reference_table: Vec<String>,
+    /// A role of your own that keeps what it was granted.
+    #[arg(long, value_name = "ROLE")]
+    pub trusted_role: Vec<String>,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub adopt`
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The database, as an administrator; a password in it can be seen by every user of this machine [default: the
+    /// shared database, as `stagesub migrate` reaches it].
+    #[arg(long, value_name = "URL", value_parser = secret)]
+    pub database_url: Option<SecretString>,
+    /// The schema: each of its tables becomes a tenant table.
+    #[arg(long, value_name = "SCHEMA")]
+    pub schema: String,
+    /// A table in it that belongs to no tenant and can be read by all.
+    #[arg(long, value_name = "TABLE")]
+    pub reference_table: Vec<String>,
+    /// A role of your own that keeps what it was granted in the schema.
+    #[arg(long, value_name = "ROLE")]
+    pub trusted_role: Vec<String>,
+    /// What the column is called that says whose a row is, if not `tenant_id`: it is renamed.
+    #[arg(long, value_name = "COLUMN")]
+    pub tenant_column: Option<String>,
+    /// The tenant whose rows those are that say of no tenant that they are its own.
+    #[arg(long, value_name = "ID")]
+    pub tenant: Option<TenantId>,
+    /// Longest that each lock is waited for; requests wait behind it.
+    #[arg(long, value_name = "MILLISECONDS", default_value = "3000", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub lock_timeout_ms: u64,
+    /// Do it, in one transaction, instead of printing what would be done.
+    #[arg(long)]
+    pub apply: bool,
     /// The answer as JSON.
     #[arg(long)]
     pub json: bool,
@@ -369,6 +415,12 @@ fn key_id(text: &str) -> Result<String, String> {
     } else {
         Err("a key's id is 1 to 32 characters out of a-z A-Z 0-9 - _".to_owned())
     }
+}
+
+/// A text that no `Debug` shows.
+#[expect(clippy::unnecessary_wraps, reason = "clap's parsers may fail")]
+fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(SecretString::from(text))
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use stagesub_storage::doctor::{Bounds, Finding, Level, Report};
+use stagesub_storage::doctor::{Bounds, Expectations, Finding, Level, Report, examine_database};
 
 use super::args::DoctorArgs;
 use super::{CLOSING, Failure, output};
-use crate::config::{DatabaseSettings, RawConfig, Settings};
+use crate::config::{DatabaseSettings, RawConfig, Settings, expectations, reference_table};
 use crate::doctor;
 use crate::problem::error_chain;
 use crate::routes::build_router;
@@ -14,15 +14,13 @@ use crate::wiring::Platform;
 
 /// Runs the command. It needs no server and disturbs none that runs.
 pub async fn run(arguments: DoctorArgs, raw: &RawConfig) -> Result<(), Failure> {
-    let databases = DatabaseSettings::from_raw(raw)?;
-    let mut report = doctor::examine(&databases.database_url, &databases.keys, Bounds::default())
-        .await
-        .map_err(|error| Failure::of(&error))?;
-    match Settings::for_serve(raw) {
-        Ok(settings) => try_guards(&mut report, settings).await,
-        // Whoever looks after the databases alone has no secret that tokens are signed with.
-        Err(error) => report.add(doctor::not_probed(Level::Note, &error_chain(&error))),
-    }
+    let expected = expected(&arguments, raw)?;
+    let report = match &arguments.database_url {
+        Some(url) => examine_database(&super::adopt::named(url)?, &expected)
+            .await
+            .map_err(|error| Failure::of(&error))?,
+        None => examine_platform(&expected, raw).await?,
+    };
     if arguments.json {
         output::json(&report)?;
     } else {
@@ -35,6 +33,35 @@ pub async fn run(arguments: DoctorArgs, raw: &RawConfig) -> Result<(), Failure> 
             "there are {holes} holes; the server does not serve until they are mended"
         ))),
     }
+}
+
+/// Every database that the platform knows, and the guards before them.
+async fn examine_platform(expected: &Expectations, raw: &RawConfig) -> Result<Report, Failure> {
+    let databases = DatabaseSettings::from_raw(raw)?;
+    let mut report = doctor::examine(&databases.database_url, &databases.keys, expected, Bounds::default())
+        .await
+        .map_err(|error| Failure::of(&error))?;
+    match Settings::for_serve(raw) {
+        Ok(settings) => try_guards(&mut report, settings).await,
+        // Whoever looks after the databases alone has no secret that tokens are signed with.
+        Err(error) => report.add(doctor::not_probed(Level::Note, &error_chain(&error))),
+    }
+    Ok(report)
+}
+
+/// What is there on purpose: as it is configured, and as it was asked.
+fn expected(arguments: &DoctorArgs, raw: &RawConfig) -> Result<Expectations, Failure> {
+    let schemas: Vec<&str> = arguments.schema.iter().map(String::as_str).collect();
+    let mut expected = expectations(raw)?;
+    for schema in &schemas {
+        expected = expected.data_schema(schema);
+    }
+    for table in &arguments.reference_table {
+        let (schema, name) = reference_table(&schemas, table)
+            .map_err(|reason| Failure::wrong_use(format!("--reference-table is not usable: {reason}")))?;
+        expected = expected.reference_table(schema, name);
+    }
+    Ok(arguments.trusted_role.iter().fold(expected, |all, role| all.trusted_role(role)))
 }
 
 /// Wires the server that these settings make and tries its guards, without serving.

@@ -18,7 +18,8 @@ use super::report::APP_DOMAIN;
 use super::secrets::Secrets;
 use crate::config::{
     Bounds, ConfigError, ConnectionSettings, DatabaseSettings, LimitSettings, MigrateSettings, PoolShares,
-    RawConfig, ServingSettings, SuperadminSettings, metrics_listen, one_message_reads, pool_sizes,
+    RawConfig, ServingSettings, SuperadminSettings, expectations, metrics_listen, one_message_reads,
+    pool_sizes,
 };
 use crate::jobs::changes::Follow;
 use crate::problem::error_chain;
@@ -76,6 +77,7 @@ impl Ground {
                     bounds: Bounds::from_raw(raw)?,
                     shares: PoolShares::from_raw(raw)?,
                     one_message_reads: one_message_reads(raw)?,
+                    expected: expectations(raw)?,
                 },
                 registry_admin: cluster.admin().clone(),
                 shared_admin: None,

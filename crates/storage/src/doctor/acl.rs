@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::design::{Entry, Holds, Kind, columns_meant, is_meant};
 use super::expectations::Expectations;
 use super::report::{Finding, Level};
-use crate::roles::quote;
+use crate::roles::{self, quote};
 
 /// A privilege as it was read, with what it takes to take it back.
 struct Granted {
@@ -24,6 +24,24 @@ pub(super) async fn findings(
 ) -> Result<Vec<Finding>, sqlx::Error> {
     let granted = read(conn, &expected.ours()).await?;
     Ok(granted.iter().filter_map(|granted| judge(granted, database, expected, holds)).collect())
+}
+
+/// What is granted beyond the design in one data schema: the object, and the statement that takes it back. What its
+/// owner holds is not judged, whoever that is still.
+pub(crate) async fn beyond(
+    conn: &mut PgConnection,
+    schema: &str,
+    expected: &Expectations,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let holds = Holds { registry: false, tenants: true };
+    let granted = read(conn, &[schema.to_owned()]).await?;
+    let here = granted
+        .iter()
+        .filter(|granted| granted.entry.kind != Kind::Database && granted.entry.grantee != roles::OWNER);
+    let found = here.filter_map(|granted| {
+        judge(granted, "", expected, holds).map(|finding| (granted.target.clone(), finding.mend))
+    });
+    Ok(found.collect())
 }
 
 fn judge(granted: &Granted, database: &str, expected: &Expectations, holds: Holds) -> Option<Finding> {

@@ -9,7 +9,7 @@ use stagesub_tenancy::{DatabaseId, TenantId};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::examination::{DoctorError, Examination, Look, Sets, not_examined};
+use super::examination::{DoctorError, Examination, Look, Sets, examine, not_examined};
 use super::expectations::Expectations;
 use super::report::{Finding, Level, Report};
 use super::rows::Identity;
@@ -63,6 +63,23 @@ pub async fn examine_platform(
     // What was found counts, and how the connection ended does not.
     let _ = registry.conn.close().await;
     Ok(found?.into_iter().collect())
+}
+
+/// Examines one database over a connection of its own, whoever knows of it.
+///
+/// # Errors
+/// [`DoctorError`]: it cannot be reached or read.
+pub async fn examine_database(
+    target: &ConnectionTarget,
+    expected: &Expectations,
+) -> Result<Report, DoctorError> {
+    let mut conn = session::connect(target)
+        .await
+        .map_err(|source| MigrateError::Unreachable { target: target.describe(), source })?;
+    let report = examine(&mut conn, expected).await;
+    // What was found counts, and how the connection ended does not.
+    let _ = conn.close().await;
+    report
 }
 
 /// A connection as the login that reads the platform's records.

@@ -5,7 +5,7 @@ use crate::catalogue::{ForeignKey, Index, Policy, RelationKind, Table, TableName
 use crate::roles::quote;
 
 /// The column that says whose a row is.
-const TENANT_ID: &str = "tenant_id";
+pub(crate) const TENANT_ID: &str = "tenant_id";
 /// The one condition of every policy, as Postgres writes it back where no schema is on the search path.
 const FENCE: &str = "(tenant_id = ( SELECT app.tenant_id() AS tenant_id))";
 /// The same, as it is written.
@@ -298,7 +298,7 @@ impl Patient<'_> {
 }
 
 impl Index {
-    fn leads_with(&self, column: &str) -> bool {
+    pub(crate) fn leads_with(&self, column: &str) -> bool {
         self.columns.first().is_some_and(|first| first == column)
     }
 
@@ -311,21 +311,21 @@ impl Index {
     }
 
     /// Whether rows exclude each other only where they agree in this column.
-    fn excludes_by(&self, column: &str) -> bool {
+    pub(crate) fn excludes_by(&self, column: &str) -> bool {
         self.definition.contains(&format!("{column} WITH ="))
     }
 }
 
 impl ForeignKey {
     /// Whether an action sets this column.
-    fn forgets(&self, column: &str) -> bool {
+    pub(crate) fn forgets(&self, column: &str) -> bool {
         let sets = |action: &str| matches!(action, "SET NULL" | "SET DEFAULT");
         let listed = self.set_columns.is_empty() || self.set_columns.iter().any(|set| set == column);
         sets(&self.on_update) || sets(&self.on_delete) && listed
     }
 }
 
-fn is_fence(policy: &Policy) -> bool {
+pub(crate) fn is_fence(policy: &Policy) -> bool {
     let whole = policy.using.as_deref() == Some(FENCE) && policy.check.as_deref() == Some(FENCE);
     // A policy for one command has what that command takes.
     let part = policy.permissive
@@ -338,18 +338,18 @@ fn has_tenant(table: &Table) -> bool {
     table.kind != RelationKind::Foreign && table.columns.iter().any(|column| column.name == TENANT_ID)
 }
 
-fn sql_name(name: &TableName) -> String {
+pub(crate) fn sql_name(name: &TableName) -> String {
     format!("{}.{}", quote(&name.schema), quote(&name.name))
 }
 
-fn create_fence(table: &str) -> String {
+pub(crate) fn create_fence(table: &str) -> String {
     format!(
         "CREATE POLICY tenant_fence ON {table} AS RESTRICTIVE FOR ALL TO PUBLIC\n    \
          USING ({CONDITION}) WITH CHECK ({CONDITION});"
     )
 }
 
-fn create_rows(table: &str) -> String {
+pub(crate) fn create_rows(table: &str) -> String {
     format!(
         "CREATE POLICY tenant_rows ON {table} AS PERMISSIVE FOR ALL TO PUBLIC\n    \
          USING ({CONDITION}) WITH CHECK ({CONDITION});"
@@ -361,7 +361,7 @@ fn with_tenant<'a>(columns: &[&'a str]) -> Vec<&'a str> {
     std::iter::once(TENANT_ID).chain(others).collect()
 }
 
-fn column_list(columns: &[&str]) -> String {
+pub(crate) fn column_list(columns: &[&str]) -> String {
     columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ")
 }
 
