@@ -29,5 +29,6 @@ mod registry;
 mod repositories;
 mod routing;
 mod scale;
+mod service;
 mod telemetry;
 mod tenant_tx;

@@ -17,6 +17,7 @@
 //! - [`target`] connection strings taken apart; [`seal`] kept secret; [`logins`] who knows them
 //! - [`prove`] attacks a database's isolation, and shows that the attacks would succeed without its guards
 //! - [`directory`] where each tenant is; [`registry`] the platform's own records
+//! - [`service`] all of it for a service of somebody's own, set up and wired
 //!
 //! The second half, the feature `orchestra`, is `repo`, the repositories of an orchestra's entities on one
 //! tenant transaction, `unit`, the unit of work that holds them, and the registry's adapters for the domain's
@@ -24,8 +25,9 @@
 //!
 //! # Embedding
 //!
-//! A service keeps its tables in databases that `migrations/tenant` has prepared, each behind forced policies
-//! like those of `tenant.*`, and reaches them so:
+//! [`service::Service::open`] sets a database up for a service of somebody's own and wires all of this. Whoever has
+//! logins and a directory of their own wires it by hand; the database is one that [`migrate`](mod@migrate) has prepared,
+//! its tables are behind forced policies like those of the platform ([`adopt`](mod@adopt) puts them there):
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -91,6 +93,7 @@ pub mod prove;
 pub mod registry;
 mod roles;
 pub mod seal;
+pub mod service;
 pub mod target;
 pub mod timestamp;
 pub mod tx;

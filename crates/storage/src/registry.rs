@@ -44,13 +44,13 @@ pub mod logins;
 pub mod nodes;
 #[cfg(feature = "orchestra")]
 pub mod people;
+pub mod roster;
 pub mod shared;
 #[cfg(feature = "orchestra")]
 pub mod tenant_databases;
 #[cfg(feature = "orchestra")]
 pub mod tenants;
 pub mod usage;
-#[cfg(feature = "orchestra")]
 mod version;
 #[cfg(feature = "orchestra")]
 mod witnesses;

@@ -1,8 +1,10 @@
 //! The version that every change of the registry takes, and that caches follow.
 
 use sqlx::PgConnection;
+#[cfg(feature = "orchestra")]
 use stagesub_domain::error::StoreError;
 
+#[cfg(feature = "orchestra")]
 use crate::repo::store_error;
 
 /// Takes the registry's next version. Its row is the first lock of every change, so that changes are in
@@ -10,7 +12,7 @@ use crate::repo::store_error;
 ///
 /// Nodes are told when the transaction commits, and of nothing if it does not: the version and never data,
 /// since whoever may connect may listen.
-pub(super) async fn next_version(conn: &mut PgConnection) -> Result<i64, StoreError> {
+pub(super) async fn take(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"WITH taken AS (
             UPDATE registry.version SET version = version + 1, updated_at = now() RETURNING version
@@ -21,5 +23,10 @@ pub(super) async fn next_version(conn: &mut PgConnection) -> Result<i64, StoreEr
     )
     .fetch_one(conn)
     .await
-    .map_err(store_error)
+}
+
+/// [`take`], for the domain's ports.
+#[cfg(feature = "orchestra")]
+pub(super) async fn next_version(conn: &mut PgConnection) -> Result<i64, StoreError> {
+    take(conn).await.map_err(store_error)
 }
