@@ -42,3 +42,8 @@ pub use frozen::Frozen;
 pub use node::SecondNode;
 pub use orchestra::{Kept, Member, Orchestra};
 pub use platform::TestPlatform;
+
+/// What the README of the tenancy shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../crates/tenancy/README.md")]
+struct TenancyReadme;
