@@ -270,7 +270,8 @@ async fn an_adopted_schema_works_on_for_its_own_tenants() {
     // NULLS NOT DISTINCT and DEFERRABLE are what they were.
     let definitions = shop
         .server
-        .texts(SHARED, r#"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname IN ('tag_label_key', 'empty_word_key', 'line_pkey', 'product_tag_tag_fkey') ORDER BY conname"#)
+        .texts(SHARED, "SELECT pg_get_constraintdef(oid) FROM pg_constraint
+             WHERE conname IN ('tag_label_key', 'empty_word_key', 'line_pkey', 'product_tag_tag_fkey') ORDER BY conname")
         .await;
     assert_eq!(
         definitions,
