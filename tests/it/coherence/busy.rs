@@ -95,11 +95,12 @@ async fn a_node_whose_pools_are_used_up_does_not_serve_what_it_remembers() {
         }
         members
     };
-    // One orchestra gets half of what the registry gives to all, so it takes three to use that up.
-    let others =
-        [platform.orchestra(Kept::Shared, "one").await, platform.orchestra(Kept::Shared, "other").await];
-    let all = [&there, &node.asked_by(&others[0].admin), &node.asked_by(&others[1].admin)];
-    for one in all {
+    // Each orchestra leaves something over for one that has nothing, so it takes four to use four up.
+    let mut all = vec![there.clone()];
+    for subdomain in ["one", "two", "three"] {
+        all.push(node.asked_by(&platform.orchestra(Kept::Shared, subdomain).await.admin));
+    }
+    for one in &all {
         one.get(MUSICIANS).await.expect(200);
     }
     let superadmin = platform.superadmin().await;
@@ -113,7 +114,7 @@ async fn a_node_whose_pools_are_used_up_does_not_serve_what_it_remembers() {
         // Their authority, which the node asks as one login.
         stuck.spawn(async move { member.get(MUSICIANS).await });
     }
-    for one in all.into_iter().cycle().take(9) {
+    for one in all.iter().cycle().take(12) {
         // The orchestras' people, which it asks as the other.
         let one = one.clone();
         stuck.spawn(async move { one.get("/api/v1/users").await });
