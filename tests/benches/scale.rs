@@ -58,7 +58,7 @@ fn main() {
     let buffers = told("buffers=").unwrap_or("2GB");
     let remembered = told("remembered=").map(|most| most.parse().expect("a number of tenants"));
     let many = if quick { 2_000 } else { 100_000 };
-    let (rounds, time) = if quick { (2, 100) } else { (21, 400) };
+    let (rounds, time) = if quick { (2, 100) } else { (15, 300) };
     Cluster::set("shared_buffers", buffers);
     Cluster::set("max_wal_size", "8GB");
     let cache = match remembered {
