@@ -60,6 +60,11 @@ FROM people AS p JOIN made AS m USING (n) WHERE p.n <= 50000;
 
 INSERT INTO registry.nodes (id, seen_at) SELECT gen_random_uuid(), now() FROM generate_series(1, 4);
 
+-- Two days of a platform on which a tenth of the tenants is at work.
+INSERT INTO registry.tenant_usage (hour, tenant_id, database_us, pool_wait_us, transactions, statements, rows)
+SELECT date_trunc('hour', now(), 'UTC') - h * interval '1 hour', m.id, n, n, n, n, n
+FROM generate_series(0, 47) AS h JOIN made AS m ON m.n % 10 = 0;
+
 UPDATE registry.version SET version = 300000;
 
 ANALYZE;
