@@ -159,8 +159,19 @@ impl Orchestra {
         Self::answer(self.request(http::Method::POST, path).json(body)).await
     }
 
-    async fn get(&self, path: &str) -> Option<Value> {
-        Self::answer(self.request(http::Method::GET, path)).await
+    /// The first answer that is not 503.
+    async fn ask_while_unavailable(&self, path: &str) -> (http::StatusCode, String) {
+        let mut ticks = interval(Duration::from_millis(200));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let answer = self.request(http::Method::GET, path).send().await.expect("it answers");
+            let status = answer.status();
+            if status != http::StatusCode::SERVICE_UNAVAILABLE {
+                return (status, answer.text().await.expect("a body"));
+            }
+            assert!(answer.headers().contains_key("retry-after"), "when to come again is told");
+        }
     }
 }
 
@@ -206,9 +217,10 @@ async fn write_through(orchestras: &[Orchestra], round: &str, strike: impl Async
 
 async fn assert_kept(orchestras: &[Orchestra], acknowledged: &Acknowledged) {
     for (which, id, email) in acknowledged {
+        // A database that went away is left alone for some seconds; each answer says so.
         let path = format!("/api/v1/musicians/{id}");
-        let answer = orchestras[*which].request(http::Method::GET, &path).send().await.expect("it answers");
-        let (status, body) = (answer.status(), answer.text().await.expect("a body"));
+        let asked = timeout(DEADLINE, orchestras[*which].ask_while_unavailable(&path));
+        let (status, body) = asked.await.expect("it is served again in time");
         assert_eq!(status, 200, "{id} ({email}) was acknowledged: {body}");
         let found: Value = serde_json::from_str(&body).expect("JSON");
         assert_eq!(found["email"], *email, "{id} is somebody else");

@@ -64,12 +64,12 @@ impl UsageLedger for PgUsageLedger {
         }
         let columns = Columns::of(sums);
         // A tenant that is gone by now leaves its sums to the others. Old hours that another node is removing at this
-        // moment are left to it.
+        // moment are left to it. `HOURS_KEPT` is written out: with a parameter a plan for any number reads them all.
         sqlx::query!(
             "WITH gone AS (
                 DELETE FROM registry.tenant_usage WHERE ctid = ANY (ARRAY(
                     SELECT ctid FROM registry.tenant_usage
-                    WHERE hour <= date_trunc('hour', now(), 'UTC') - make_interval(hours => $7)
+                    WHERE hour <= date_trunc('hour', now(), 'UTC') - make_interval(hours => 48)
                     FOR UPDATE SKIP LOCKED
                 ))
             )
@@ -94,8 +94,7 @@ impl UsageLedger for PgUsageLedger {
             &columns.pool_wait_us,
             &columns.transactions,
             &columns.statements,
-            &columns.rows,
-            i32::try_from(HOURS_KEPT).unwrap_or(i32::MAX)
+            &columns.rows
         )
         .execute(self.registry.control())
         .await
