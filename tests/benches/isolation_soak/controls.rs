@@ -66,6 +66,7 @@ pub(crate) async fn without_clean_up(stage: &Stage, arguments: &Arguments, repor
     let (directory, logins) = stage.data_path().await;
     let pool = sabotage::pool::TenantPoolSettings {
         max_connections: POOL,
+        share: 100,
         wait: Duration::from_secs(5),
         timeouts: sabotage::pool::TxTimeouts {
             lock: Duration::from_millis(20),

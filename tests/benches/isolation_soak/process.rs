@@ -41,7 +41,13 @@ impl Process {
     /// Over pools of its own.
     pub(crate) async fn new(stage: &Stage, wanted: u64) -> Self {
         let (directory, logins) = stage.data_path().await;
-        let pool = TenantPoolSettings { max_connections: POOL, wait: WAIT, ..TenantPoolSettings::default() };
+        // One tenant may have all of it, which is how what it can lend is counted in the end.
+        let pool = TenantPoolSettings {
+            max_connections: POOL,
+            wait: WAIT,
+            share: 100,
+            ..TenantPoolSettings::default()
+        };
         let factory = LeanPoolFactory::new(logins, FactorySettings { shared: pool, dedicated: pool });
         let router = Router::new(directory, Arc::new(factory), PoolSettings::default());
         let db = Db::Sound(TenantDb::new(Arc::new(router)));
