@@ -50,6 +50,7 @@ impl Server {
             // All its clients come from one address, and ask as often as they can.
             .env("STAGESUB_REQUESTS_PER_ADDRESS", "0")
             .env("STAGESUB_REQUESTS_PER_TENANT", "0")
+            .env("STAGESUB_TENANT_SHARE", "100")
             .env("STAGESUB_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

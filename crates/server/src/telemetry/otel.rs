@@ -56,7 +56,7 @@ impl Exporting {
     /// Never: making a client does not.
     pub fn from_environment() -> Result<Option<Self>, ExportError> {
         let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if !ENDPOINTS.iter().any(|name| is_set(name)) {
+        if !ENDPOINTS.iter().any(is_set) {
             return Ok(None);
         }
         // Whoever installed a provider first decides, and any of them will do.
