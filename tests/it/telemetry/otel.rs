@@ -104,8 +104,9 @@ async fn spans_reach_a_collector_before_the_program_ends_and_a_trusted_proxys_tr
         assert_eq!((said("database.transactions"), said("database.rows")), ("1".into(), "1".into()));
         assert!(said("database.time_us").parse::<u64>().unwrap() > 0);
         assert_eq!(span.kind, 2, "a server's");
-        let of = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let adopted = (of(&span.trace_id) == trace, of(&span.parent_span_id) == parent);
+        let number = |bytes: &[u8]| bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
+        let told = |digits: &str| u128::from_str_radix(digits, 16).expect("hexadecimal digits");
+        let adopted = (number(&span.trace_id) == told(trace), number(&span.parent_span_id) == told(parent));
         assert_eq!(adopted, (proxies == "127.0.0.1", proxies == "127.0.0.1"), "{proxies}");
     }
 }
