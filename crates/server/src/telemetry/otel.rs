@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{Method, StatusCode};
 use opentelemetry::propagation::TextMapPropagator as _;
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
@@ -18,7 +18,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanExporter as Exports};
 use stagesub_tenancy::TrustedProxies;
 use tracing::level_filters::LevelFilter;
-use tracing::{Span, Subscriber, record_all};
+use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
@@ -118,7 +118,7 @@ pub(crate) fn adopt(span: &Span, request: &Request, proxies: &TrustedProxies) {
 /// Names a request's span as servers' spans are named.
 pub(crate) fn name(span: &Span, method: &Method, route: &str, status: Option<StatusCode>) {
     let failed = status.is_some_and(|status| status.is_server_error());
-    record_all!(span, otel.kind = "server", otel.name = format!("{method} {route}"));
+    span.context().span().update_name(format!("{method} {route}"));
     if failed {
         span.record("otel.status_code", "ERROR");
     }

@@ -96,8 +96,8 @@ fn open(request: &Request) -> Span {
         database.transactions = Empty,
         database.statements = Empty,
         database.rows = Empty,
-        otel.kind = Empty,
-        otel.name = Empty,
+        // A span's kind is settled when it begins.
+        otel.kind = cfg!(feature = "otel").then_some("server"),
         otel.status_code = Empty,
     )
 }
