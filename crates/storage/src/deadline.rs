@@ -40,7 +40,7 @@ pub(crate) async fn answer<T>(
 }
 
 /// Waits for each of several answers, so long. Time that the reader takes in between does not count. `settled` is
-/// true again once the last has come.
+/// true again once the last has come; after an error something may always be outstanding.
 pub(crate) fn answers<'e, T: 'e>(
     mut answers: BoxStream<'e, Result<T, sqlx::Error>>,
     within: Duration,
@@ -48,11 +48,13 @@ pub(crate) fn answers<'e, T: 'e>(
     silent: impl Fn() + Send + 'e,
 ) -> BoxStream<'e, Result<T, sqlx::Error>> {
     *settled = false;
+    let mut failed = false;
     let mut waiting: Option<Pin<Box<Sleep>>> = None;
     stream::poll_fn(move |cx| {
         if let Poll::Ready(answered) = answers.poll_next_unpin(cx) {
             waiting = None;
-            *settled = answered.is_none();
+            failed |= matches!(answered, Some(Err(_)));
+            *settled = answered.is_none() && !failed;
             return Poll::Ready(answered);
         }
         let bound = waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
@@ -111,6 +113,14 @@ mod tests {
         assert!(is_dead(&stuck.try_next().await.unwrap_err()));
         drop(stuck);
         assert!(!settled && told.load(Ordering::Relaxed) == 1);
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_not_settled_however_far_it_is_read() {
+        let failing = stream::iter([Ok(1), Err(sqlx::Error::WorkerCrashed)]).boxed();
+        let mut settled = true;
+        let all: Vec<Result<i32, _>> = answers(failing, BOUND, &mut settled, || ()).collect().await;
+        assert!(all.len() == 2 && !settled);
     }
 
     #[tokio::test(start_paused = true)]
