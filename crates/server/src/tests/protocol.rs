@@ -8,6 +8,7 @@ use stagesub_domain::ports::UnitOfWork;
 use stagesub_domain::ports::idempotency::{Claim, MockIdempotencyStore};
 use stagesub_tenancy::{Access, BeginError, TenantScope, UnitOfWorkFactory};
 
+use super::route_table::{sound_body, sound_path};
 use super::*;
 
 /// One operation of the table: its method, its address with a sound id, its name, and how it is described.
