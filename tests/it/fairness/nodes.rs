@@ -23,24 +23,17 @@ use crate::tenant_tx::lab::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_count_those_who_live_and_what_they_use_and_forget_those_who_do_not() {
-    let platform = TestPlatform::start().await;
+    let platform = TestPlatform::start_without_jobs().await;
     let nodes = platform.wired().nodes();
-    // The platform's own job has said that it lives, or will in a moment.
-    let own = Uses { shared: 11, dedicated: 150 };
-    until("the platform's node has its part", async || {
-        let stranger = NodeId::from_uuid(Uuid::now_v7());
-        let others = nodes.beat(stranger, Duration::from_hours(1), Uses::default()).await.unwrap();
-        nodes.leave(stranger).await.unwrap();
-        others == Others { nodes: 1, uses: own }
-    })
-    .await;
     let lease = Duration::from_hours(1);
-    let [first, second] = [Uuid::now_v7(), Uuid::now_v7()].map(NodeId::from_uuid);
+    let [first, second, large] = [(); 3].map(|()| NodeId::from_uuid(Uuid::now_v7()));
+    let much = Uses { shared: 11, dedicated: 150 };
+    assert_eq!(nodes.beat(large, lease, much).await.unwrap(), Others::default());
     let uses = Uses { shared: 1, dedicated: 2 };
     let beat = async |node| nodes.beat(node, lease, uses).await.unwrap();
     let beside = |others: u32| Others {
         nodes: others + 1,
-        uses: Uses { shared: own.shared + others, dedicated: own.dedicated + 2 * others },
+        uses: Uses { shared: much.shared + others, dedicated: much.dedicated + 2 * others },
     };
     assert_eq!((beat(first).await, beat(second).await, beat(first).await), (beside(0), beside(1), beside(1)));
     nodes.leave(second).await.unwrap();
@@ -59,13 +52,13 @@ async fn nodes_count_those_who_live_and_what_they_use_and_forget_those_who_do_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn open_pools_are_fitted_to_a_nodes_part() {
-    let platform = TestPlatform::start().await;
+    let platform = TestPlatform::start_without_jobs().await;
     let ours = platform.orchestra(Kept::Shared, "ours").await;
     let scope = platform.scope(&ours).await;
     let pool = shared_pool(&platform);
     let fleet = platform.wired().fleet();
     let fit = async |shared| fleet.fit(Uses { shared, dedicated: 3 }).await;
-    until("the node has its part", async || pool.turns().permits == 10).await;
+    fit(11).await;
     let units = join_all((0..5).map(|_| platform.state().units.begin(&scope, Access::Read))).await;
     assert_eq!((pool.turns().held, pool.turns().permits), (5, 10));
 

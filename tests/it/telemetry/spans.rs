@@ -126,7 +126,6 @@ async fn a_span_says_route_tenant_placement_and_cost_and_nothing_of_a_person() {
             ];
             if cfg!(feature = "otel") {
                 fields.push(("otel.kind", "server".to_owned()));
-                fields.push(("otel.name", format!("{method} {route}")));
             }
             fields.sort();
             fields
