@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use mimalloc::MiMalloc;
 use sqlx::AssertSqlSafe;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::registry::RegistryPools;
@@ -23,6 +24,10 @@ use stagesub_tests::bench::{load, runtime};
 use stagesub_tests::cluster::keys;
 use stagesub_tests::database::{connect, run};
 use stagesub_tests::platform::TestPlatform;
+
+/// The product's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Tenants that are looked up.
 const TENANTS: u32 = 1_000;

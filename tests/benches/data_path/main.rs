@@ -11,6 +11,7 @@ mod shapes;
 
 use std::time::Duration;
 
+use mimalloc::MiMalloc;
 use stagesub_tests::bench::ground::Ground;
 use stagesub_tests::bench::rounds::{Candidate, Cell, Rounds, interleaved, warm};
 use stagesub_tests::bench::{load, network, runtime};
@@ -18,6 +19,10 @@ use stagesub_tests::bench::{load, network, runtime};
 use candidates::{
     CLASSIC_READ, CLASSIC_WRITE, DEFAULT_READ, DEFAULT_WRITE, FENCED_READ, FENCED_WRITE, HOT_READ,
 };
+
+/// The product's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Connections of every pool.
 const CONNECTIONS: u32 = 12;

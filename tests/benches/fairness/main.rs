@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use mimalloc::MiMalloc;
 use serde_json::json;
 use stagesub_server::config::{ConnectionSettings, PoolShares};
 use stagesub_server::routes::build_router;
@@ -25,6 +26,10 @@ use stagesub_tests::bench::load;
 use stagesub_tests::{Frozen, Kept, Orchestra, TestPlatform};
 
 use crate::client::{Client, Looker, Ways};
+
+/// The product's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The others: in the shared database, and in databases of their own.
 const SHARED: usize = 6;

@@ -298,6 +298,8 @@ impl Launcher {
         for (name, value) in [
             ("listen_addresses", ""),
             ("unix_socket_permissions", "0700"),
+            // `app.enter` is written in it: each new connection would load it at its first transaction.
+            ("shared_preload_libraries", "plpgsql"),
             ("wal_level", "logical"),
             ("max_wal_senders", "32"),
             ("max_replication_slots", "32"),
