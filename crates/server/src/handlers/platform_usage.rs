@@ -1,5 +1,7 @@
 //! Who uses how much of the databases, for administrators of the platform.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -85,13 +87,18 @@ impl From<Usage> for UsageFigures {
     fn from(usage: Usage) -> Self {
         let Usage { pool_wait, database_time, transactions, statements, rows } = usage;
         Self {
-            database_time_ms: database_time.as_secs_f64() * 1e3,
-            pool_wait_ms: pool_wait.as_secs_f64() * 1e3,
+            database_time_ms: milliseconds(database_time),
+            pool_wait_ms: milliseconds(pool_wait),
             rows,
             statements,
             transactions,
         }
     }
+}
+
+/// To the microsecond, which is what is measured.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 impl UsageBody {

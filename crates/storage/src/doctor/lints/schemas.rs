@@ -35,7 +35,8 @@ pub(super) const LINTS: &[Lint] = &[
         name: "table-outside",
         level: Level::Hole,
         of: Of::Database,
-        why: "the application reaches its rows, and no rule of tenant tables holds for it here",
+        why: "the application reaches its rows, and no rule of tenant tables holds for it here; if they are tenant tables, \
+              their schema has to be named as one of those",
         sql: "
         SELECT c.oid::regclass::text, format('REVOKE ALL ON %s FROM PUBLIC, stagesub_app;', c.oid::regclass)
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace, design
