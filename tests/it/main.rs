@@ -18,6 +18,7 @@ mod idempotency;
 mod ids;
 mod import;
 mod isolation;
+mod moves;
 mod one_message;
 mod pools;
 mod prove_cli;

@@ -15,6 +15,7 @@
 //!   whether that is what was meant;
 //!   [`databases`] makes one for a single tenant
 //! - [`target`] connection strings taken apart; [`seal`] kept secret; [`logins`] who knows them
+//! - [`moves`] takes a tenant from one database to another while it is in use
 //! - [`prove`] attacks a database's isolation, and shows that the attacks would succeed without its guards
 //! - [`directory`] where each tenant is; [`registry`] the platform's own records
 //! - [`service`] all of it for a service of somebody's own, set up and wired
@@ -86,6 +87,7 @@ pub mod logins;
 pub mod marker;
 mod metered;
 pub mod migrate;
+pub mod moves;
 pub mod one_message;
 pub mod patience;
 pub mod pool;

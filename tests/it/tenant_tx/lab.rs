@@ -31,6 +31,9 @@ use uuid::Uuid;
 static NEXT: AtomicU32 = AtomicU32::new(1);
 static LOGINS: OnceCell<HashMap<&'static str, ConnectionTarget>> = OnceCell::const_new();
 
+/// The logins that a test may use.
+const ROLES: [LoginRole; 3] = [LoginRole::App, LoginRole::Migrator, LoginRole::Mover];
+
 /// Longest that a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,6 +45,8 @@ pub(crate) struct Lab {
     pub(crate) app: ConnectionTarget,
     /// The migrator's login.
     pub(crate) migrator: ConnectionTarget,
+    /// The mover's login.
+    pub(crate) mover: ConnectionTarget,
     /// What the marker says.
     pub(crate) database: DatabaseId,
     /// Where the tenants are said to be.
@@ -83,8 +88,7 @@ impl Lab {
         let admin = cluster.admin().with_database(&name);
         let id = scalar(&mut connect(&admin).await, "SELECT database_id FROM app.marker").await;
         let database = DatabaseId::from_uuid(id);
-        let [app, migrator] =
-            [LoginRole::App, LoginRole::Migrator].map(|role| logins[role.as_str()].with_database(&name));
+        let [app, migrator, mover] = ROLES.map(|role| logins[role.as_str()].with_database(&name));
 
         let directory = Arc::new(HandHeldDirectory::default());
         let tenants = [tenant("AAA", "alfa"), tenant("BBB", "beta")];
@@ -101,7 +105,7 @@ impl Lab {
         let resolver = Resolver::new(directory.clone(), hosts);
         let [a, b] = tenants.map(|tenant| tenant.id);
         let scopes = [grant(&resolver, a).await, grant(&resolver, b).await];
-        Self { admin, app, migrator, database, directory, router, scopes }
+        Self { admin, app, migrator, mover, database, directory, router, scopes }
     }
 
     /// Begins transactions as an embedder does.
@@ -209,7 +213,7 @@ async fn stored_logins(cluster: &Cluster) -> HashMap<&'static str, ConnectionTar
     copy(&mut admin, cluster.registry_template(), &name).await;
     let mut registry = connect(&cluster.admin().with_database(&name)).await;
     let mut logins = HashMap::new();
-    for role in [LoginRole::App, LoginRole::Migrator].map(LoginRole::as_str) {
+    for role in ROLES.map(LoginRole::as_str) {
         let stored: String = sqlx::query_scalar(
             "SELECT sealed FROM registry.database_logins WHERE database_id = $1 AND role = $2",
         )

@@ -1,0 +1,3 @@
+//! Moving a tenant from one database to another.
+
+mod fence;
