@@ -1,6 +1,7 @@
 //! Two hundred dedicated databases through fifty pools, on a real PostgreSQL and under load.
 
 mod opening;
+mod remembered;
 mod storm;
 
 use std::sync::Arc;

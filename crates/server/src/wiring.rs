@@ -21,7 +21,7 @@ use stagesub_domain::service::tenants;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::doctor::{DoctorError, Expectations, Report};
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
-use stagesub_storage::logins::DatabaseLogins;
+use stagesub_storage::logins::{DatabaseLogins, REMEMBERED, RememberedLogins};
 use stagesub_storage::migrate::MigrateError;
 use stagesub_storage::pool::TenantPoolSettings;
 use stagesub_storage::registry::RegistryPools;
@@ -103,8 +103,9 @@ impl Platform {
         let stored: Arc<dyn TenantDirectory> = Arc::new(PgTenantDirectory::new(registry.clone()));
         let directory = CachedDirectory::new(stored, CacheSettings::default());
         let logins = Arc::new(PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys)));
+        let remembered = RememberedLogins::new((*logins).clone(), REMEMBERED);
         let factory = Arc::new(LeanPoolFactory::new(
-            Arc::clone(&logins) as _,
+            Arc::new(remembered),
             factory_settings(databases.pools, databases.bounds, databases.shares),
         ));
         let cached: Arc<dyn TenantDirectory> = Arc::new(directory.clone());

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use stagesub_tenancy::router::Router;
 use stagesub_tenancy::{Access, BeginError, OpenError, PoolFactory, PoolTarget, TenantScope};
 
+use crate::error::sqlstate;
 use crate::identity::Identity;
 use crate::logins::{DatabaseLogins, LoginRole};
 use crate::patience::{MovePatience, Tries};
@@ -61,6 +62,17 @@ impl LeanPoolFactory {
             PoolTarget::Dedicated { .. } => self.settings.dedicated,
         }
     }
+
+    async fn open_as_told(&self, target: &PoolTarget) -> Result<TenantPool, OpenError> {
+        let database = target.database();
+        let login = self
+            .logins
+            .find_login(database, LoginRole::App)
+            .await
+            .map_err(|source| OpenError::Unavailable(Box::new(source)))?
+            .ok_or(OpenError::UnknownDatabase(database))?;
+        TenantPool::open(login.to_connect_options(), self.settings(target), Identity::of(target)).await
+    }
 }
 
 #[async_trait]
@@ -73,15 +85,18 @@ impl PoolFactory for LeanPoolFactory {
     }
 
     async fn open(&self, target: &PoolTarget) -> Result<TenantPool, OpenError> {
-        let database = target.database();
-        let login = self
-            .logins
-            .find_login(database, LoginRole::App)
-            .await
-            .map_err(|source| OpenError::Unavailable(Box::new(source)))?
-            .ok_or(OpenError::UnknownDatabase(database))?;
-        let (options, settings) = (login.to_connect_options(), self.settings(target));
-        let pool = TenantPool::open(options, settings, Identity::of(target)).await?;
+        let pool = match self.open_as_told(target).await {
+            Ok(pool) => pool,
+            // The login may have been renewed since it was remembered. Whoever was not turned away would only wait
+            // twice for a server that is away.
+            Err(error) => {
+                let remembered = self.logins.forget(target.database(), LoginRole::App);
+                if !(remembered && is_turned_away(&error)) {
+                    return Err(error);
+                }
+                self.open_as_told(target).await?
+            }
+        };
         if matches!(target, PoolTarget::Shared(_)) {
             pool.resize(self.shared_connections.load(Ordering::Relaxed)).await;
         }
@@ -90,6 +105,19 @@ impl PoolFactory for LeanPoolFactory {
 
     async fn close(&self, pool: TenantPool) {
         pool.close().await;
+    }
+}
+
+/// Whether a server answered and did not let the login in, or it is another database: no such login or password
+/// (class 28), no such database (3D000).
+fn is_turned_away(error: &OpenError) -> bool {
+    match error {
+        OpenError::WrongDatabase { .. } => true,
+        OpenError::Unavailable(source) => source
+            .downcast_ref::<sqlx::Error>()
+            .and_then(sqlstate)
+            .is_some_and(|code| code.starts_with("28") || code == "3D000"),
+        _ => false,
     }
 }
 
@@ -182,7 +210,8 @@ mod tests {
     }
 
     /// Why a pool was not opened.
-    async fn open(logins: MockDatabaseLogins, target: &PoolTarget) -> OpenError {
+    async fn open(mut logins: MockDatabaseLogins, target: &PoolTarget) -> OpenError {
+        logins.expect_forget().once().returning(|_, _| false);
         let factory = LeanPoolFactory::new(Arc::new(logins), FactorySettings::default());
         factory.open(target).await.expect_err("no pool can be opened")
     }

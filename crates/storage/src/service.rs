@@ -47,7 +47,7 @@ use crate::catalogue::TableName;
 use crate::directory::PgTenantDirectory;
 use crate::doctor::{Bounds, DoctorError, Finding, examine_platform};
 use crate::factory::{FactorySettings, LeanPoolFactory, TenantDb};
-use crate::logins::{DatabaseLogins, LoginRole};
+use crate::logins::{DatabaseLogins, LoginRole, REMEMBERED, RememberedLogins};
 use crate::marker::DatabaseKind;
 use crate::migrate::session::{Gate, connect};
 use crate::migrate::{DatabaseTargets, MigrateError, MigrateOptions, migrate};
@@ -205,7 +205,8 @@ impl ServiceOptions {
         }
         let stored = Arc::new(PgTenantDirectory::new(registry.clone()));
         let directory = CachedDirectory::new(stored, CacheSettings::default());
-        let factory = Arc::new(LeanPoolFactory::new(Arc::new(logins.clone()), pools));
+        let remembered = RememberedLogins::new(logins.clone(), REMEMBERED);
+        let factory = Arc::new(LeanPoolFactory::new(Arc::new(remembered), pools));
         let router = Arc::new(Router::new(Arc::new(directory.clone()), factory, PoolSettings::default()));
         let follower =
             ChangeFollower::new(Arc::new(PgChangeFeed::new(&registry)), vec![Arc::new(directory.clone())]);

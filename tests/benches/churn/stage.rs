@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory};
+use stagesub_storage::logins::{REMEMBERED, RememberedLogins};
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_tenancy::{
@@ -65,7 +66,8 @@ impl<'p> Stage<'p> {
         let settings = CacheSettings { capacity: 2 * tenants, ..CacheSettings::default() };
         let directory =
             Arc::new(CachedDirectory::new(Arc::new(PgTenantDirectory::new(registry.clone())), settings));
-        let logins = Arc::new(PgDatabaseLogins::new(registry, keys));
+        let logins = PgDatabaseLogins::new(registry, keys);
+        let logins = Arc::new(RememberedLogins::new(logins, REMEMBERED));
         // A database of one's own, taken for what it is or for a crowd's, has pools of the same size.
         let each = FactorySettings::default().dedicated;
         let product = LeanPoolFactory::new(logins, FactorySettings { shared: each, dedicated: each });
