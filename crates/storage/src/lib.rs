@@ -96,6 +96,7 @@ pub mod registry;
 mod roles;
 pub mod seal;
 pub mod service;
+mod statement;
 pub mod target;
 pub mod timestamp;
 pub mod tx;

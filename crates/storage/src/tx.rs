@@ -15,6 +15,7 @@ use crate::deadline::{self, Unanswered};
 use crate::error::{CommitError, begin_error, is_dead, leaves_open};
 use crate::metered::Metered;
 use crate::pool::{Borrowed, TenantPool, TxTimeouts};
+use crate::statement::Statement;
 
 /// One transaction on one tenant's data.
 ///
@@ -42,6 +43,8 @@ pub struct TenantTx {
     answer_within: Duration,
     /// Whether every statement so far was answered to its end.
     settled: bool,
+    /// Whether every statement so far read or wrote rows and did nothing else.
+    rows_only: bool,
     tally: Tally,
     /// Keeps the pool open, and hears of its database.
     lease: Lease<TenantPool>,
@@ -103,6 +106,7 @@ impl TenantTx {
                         access,
                         answer_within,
                         settled: true,
+                        rows_only: true,
                         tally: routed.tally,
                         lease: routed.lease,
                     });
@@ -173,7 +177,7 @@ impl TenantTx {
     /// Nothing is on its way when the connection failed. All earlier answers must have come: with one outstanding
     /// the driver would wait for it before it sends anything.
     fn send_end(&mut self) -> bool {
-        let (text, _) = commit_text(Access::Read);
+        let (text, _) = commit_text(true);
         let mut answers = self.borrowed.connection().fetch_many(sqlx::raw_sql(text));
         // One poll sends it: what was sent before was answered, so the socket takes these few bytes. Without the
         // runtime's budget, which could be used up and put the sending off.
@@ -183,8 +187,11 @@ impl TenantTx {
 
     /// Sends the last message and waits for its answer.
     async fn end(mut self) -> Result<(), CommitError> {
-        let (text, committed_after) = commit_text(self.access);
-        let (tenant, mut bound, mut ended) = (self.tenant, self.access == Access::Read, 0);
+        // What was begun is still open when nothing but rows was read and written and nothing failed; what only
+        // read has nothing to lose.
+        let certain = self.access == Access::Read || self.settled && self.rows_only;
+        let (text, committed_after) = commit_text(certain);
+        let (tenant, mut bound, mut ended) = (self.tenant, certain, 0);
         let outcome = {
             let Self { borrowed, answer_within, settled, tally, lease, .. } = &mut self;
             let _asking = tally.asks();
@@ -251,15 +258,13 @@ fn is_bound(row: &PgRow, tenant: TenantId) -> bool {
 }
 
 /// The last message. sqlx takes the `COMMIT` of an aborted transaction for a success (the server answers
-/// ROLLBACK). Having the tenant shown first fails then, and shows no tenant when the transaction is open no more;
-/// it costs a third of what asking for it with `SELECT` does, since nothing is planned.
+/// ROLLBACK). Unless it is certain that the transaction is open, it has the tenant shown first, which fails then, and
+/// shows no tenant when what is open is another transaction; it costs a third of what asking for it with `SELECT`
+/// does, since nothing is planned.
 /// `RESET ALL` takes back settings that a statement made for the session. The number tells how many of its
 /// statements must have been answered for the transaction to be kept.
-const fn commit_text(access: Access) -> (&'static str, usize) {
-    match access {
-        Access::Write => ("SHOW app.tenant_id;COMMIT;RESET ALL", 2),
-        Access::Read => ("COMMIT;RESET ALL", 1),
-    }
+const fn commit_text(certain: bool) -> (&'static str, usize) {
+    if certain { ("COMMIT;RESET ALL", 1) } else { ("SHOW app.tenant_id;COMMIT;RESET ALL", 2) }
 }
 
 impl<'c> Executor<'c> for &'c mut TenantTx {
@@ -275,8 +280,10 @@ impl<'c> Executor<'c> for &'c mut TenantTx {
         'q: 'e,
         E: 'q,
     {
-        let TenantTx { borrowed, answer_within, settled, tally, lease, .. } = self;
-        let answers = borrowed.connection().fetch_many(query);
+        let TenantTx { borrowed, answer_within, settled, rows_only, tally, lease, .. } = self;
+        let statement = Statement::of(query);
+        *rows_only &= statement.is_rows_only();
+        let answers = borrowed.connection().fetch_many(statement);
         let answers = deadline::answers(answers, *answer_within, settled, || lease.silent());
         Box::pin(Metered::new(answers, tally.asks()))
     }
@@ -288,8 +295,10 @@ impl<'c> Executor<'c> for &'c mut TenantTx {
         'q: 'e,
         E: 'q,
     {
-        let TenantTx { borrowed, answer_within, settled, tally, lease, .. } = self;
-        let answer = borrowed.connection().fetch_optional(query);
+        let TenantTx { borrowed, answer_within, settled, rows_only, tally, lease, .. } = self;
+        let statement = Statement::of(query);
+        *rows_only &= statement.is_rows_only();
+        let answer = borrowed.connection().fetch_optional(statement);
         let mut asking = tally.asks();
         Box::pin(async move {
             let found = deadline::answer(answer, *answer_within, settled, || lease.silent()).await;
@@ -353,9 +362,9 @@ mod tests {
     }
 
     #[test]
-    fn a_writing_commit_asks_for_the_tenant_first() {
-        for (access, begins) in [(Access::Write, "SHOW app.tenant_id;COMMIT"), (Access::Read, "COMMIT")] {
-            let (text, committed_after) = commit_text(access);
+    fn a_commit_that_is_not_certain_asks_for_the_tenant_first() {
+        for (certain, begins) in [(false, "SHOW app.tenant_id;COMMIT"), (true, "COMMIT")] {
+            let (text, committed_after) = commit_text(certain);
             assert!(text.starts_with(begins) && text.ends_with(";RESET ALL"));
             assert_eq!(
                 text.split(';').position(|statement| statement == "COMMIT"),

@@ -42,6 +42,10 @@ pub mod pool {
     include!(concat!(env!("OUT_DIR"), "/pool.rs"));
 }
 
+mod statement {
+    include!(concat!(env!("OUT_DIR"), "/statement.rs"));
+}
+
 /// Transactions on them.
 pub mod tx {
     include!(concat!(env!("OUT_DIR"), "/tx.rs"));
