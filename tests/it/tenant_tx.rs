@@ -1,6 +1,7 @@
 //! The tenant's transaction on a real PostgreSQL: what it binds, what it refuses, and what is left of it when
 //! its owner goes away in the middle.
 
+mod endings;
 pub(crate) mod lab;
 mod storm;
 

@@ -50,11 +50,12 @@ impl Execute<'_, Postgres> for Statement {
     }
 }
 
-/// Whether the first word, after white space and comments of one line, is one of these, in any case.
+/// Whether the first word, after white space and comments of one line, is one of these, in any case. A line ends where
+/// PostgreSQL ends one, at a carriage return too: what is behind it would be taken for a comment and run.
 fn begins_with_one_of(sql: &str, words: &[&str]) -> bool {
     let mut rest = sql.trim_start();
     while let Some(comment) = rest.strip_prefix("--") {
-        let Some((_, next)) = comment.split_once('\n') else { return false };
+        let Some((_, next)) = comment.split_once(['\n', '\r']) else { return false };
         rest = next.trim_start();
     }
     let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
@@ -63,16 +64,21 @@ fn begins_with_one_of(sql: &str, words: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::AssertSqlSafe;
+    use sqlx::{Arguments as _, AssertSqlSafe};
 
     use super::*;
 
     #[test]
     fn one_statement_that_reads_or_writes_rows_is_told_by_its_first_word() {
         let told = |sql: &'static str| Statement::of(sqlx::query(sql)).is_rows_only();
-        for rows in
-            ["SELECT 1", " \n\tselect 1", "-- a word\n-- and one\n UPDATE t SET a = 1", "WITH(x)", "DELETE"]
-        {
+        for rows in [
+            "SELECT 1",
+            " \n\tselect 1",
+            "-- a word\n-- and one\r\n UPDATE t SET a = 1",
+            "-- a word\rMERGE INTO t",
+            "WITH(x)",
+            "DELETE",
+        ] {
             assert!(told(rows), "{rows}");
         }
         for other in [
@@ -92,6 +98,8 @@ mod tests {
             "SELECTED",
             "/* */ SELECT 1",
             "-- SELECT",
+            "-- a word\rROLLBACK /*\nSELECT */",
+            "--\nCOMMIT -- \nSELECT",
             "",
         ] {
             assert!(!told(other), "{other}");
