@@ -113,6 +113,12 @@ async fn the_application_reads_its_own_fence_and_writes_none() {
     let mut unbound = as_app(&lab, "").await;
     assert_eq!(try_sql(&mut unbound, "SELECT * FROM app.tenant_fence").await, Err("42704".to_owned()));
     assert_eq!(try_sql(&mut unbound, "CALL app.enter(1)").await, Err("42704".to_owned()));
+    for anybody in [&mut unbound, &mut conn] {
+        for epoch in ["1", "2", "NULL"] {
+            let refuse = format!("SELECT app.refuse({epoch})");
+            assert_eq!(try_sql(anybody, &refuse).await, Err("TN001".to_owned()), "{epoch}");
+        }
+    }
     let above = "BEGIN ISOLATION LEVEL REPEATABLE READ; CALL app.enter(1)";
     assert_eq!(
         try_sql(&mut conn, above).await,

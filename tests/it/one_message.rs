@@ -1,6 +1,8 @@
 //! Reads in one message on a real PostgreSQL: the same rows as the ordinary way, the same guarantees, and what
 //! becomes of statements that were prepared.
 
+mod fence;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
@@ -352,8 +354,11 @@ async fn what_takes_too_long_or_is_wrong_fails_and_the_connection_is_kept() {
     const WRONG: PreparedRead =
         PreparedRead::new("wrong", "SELECT 1 / $2 FROM app.tenant_fence WHERE tenant_id = $1", 1);
     const NO_TABLE: PreparedRead = PreparedRead::new("no_table", "SELECT $1 FROM tenant.nothing", 0);
+    // What is no SELECT is not prepared at all.
     const WRITES: PreparedRead =
         PreparedRead::new("writes", "UPDATE tenant.project SET name = 'x' WHERE tenant_id = $1", 0);
+    const LOCKS: PreparedRead =
+        PreparedRead::new("locks", "SELECT no FROM tenant.project WHERE tenant_id = $1 FOR UPDATE", 0);
     let timeouts = stagesub_storage::pool::TxTimeouts {
         statement: std::time::Duration::from_millis(100),
         ..Default::default()
@@ -370,7 +375,8 @@ async fn what_takes_too_long_or_is_wrong_fails_and_the_connection_is_kept() {
         (&SLOW, &[][..], "57014"),
         (&WRONG, &[0][..], "22012"),
         (&NO_TABLE, &[][..], "42P01"),
-        (&WRITES, &[][..], "25006"),
+        (&WRITES, &[][..], "42601"),
+        (&LOCKS, &[][..], "25006"),
     ] {
         for _ in 0..2 {
             let failed = db.read_in_one_message(scope, what, numbers).await;

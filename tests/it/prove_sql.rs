@@ -41,7 +41,7 @@ const BINDINGS: [&str; 4] =
     ["bound to no tenant", "bound to ''", "bound to garbage", "bound to another tenant"];
 
 /// Some of what is tried on everything else.
-const LIFTS: [(&str, &str); 18] = [
+const LIFTS: [(&str, &str); 20] = [
     ("the login", "attributes beyond those of a login"),
     ("stagesub_owner", "SET ROLE"),
     ("stagesub_migrator", "SET ROLE"),
@@ -54,6 +54,8 @@ const LIFTS: [(&str, &str); 18] = [
     ("the database", "CREATE SCHEMA"),
     ("app.tenant_id()", "CREATE OR REPLACE FUNCTION"),
     ("app.enter(bigint)", "CREATE OR REPLACE PROCEDURE"),
+    ("app.refuse(bigint)", "CREATE OR REPLACE FUNCTION"),
+    ("app.refuse(bigint)", "ALTER FUNCTION"),
     ("app.tenant_fence", "SELECT of other tenants' rows"),
     ("app.tenant_fence", "UPDATE"),
     ("app.marker", "UPDATE"),
@@ -353,6 +355,24 @@ async fn without_the_epoch_check_a_stale_node_begins() {
     let expected = BTreeSet::from([("epoch", "TenantDb::begin"), ("epoch", "app.enter")]);
     assert_eq!(places(&failed), expected, "{failed:#?}");
     assert!(reached(&failed), "{failed:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_refusal_a_stale_node_reads() {
+    let expected = BTreeSet::from([("epoch", "TenantDb::read_in_one_message")]);
+    let failed = without(
+        "CREATE OR REPLACE FUNCTION app.refuse(expected_epoch bigint) RETURNS boolean LANGUAGE plpgsql STABLE
+         AS 'BEGIN RETURN true; END'",
+    )
+    .await;
+    assert_eq!(places(&failed), expected, "{failed:#?}");
+    assert!(reached(&failed) && failed.len() == 6, "{failed:#?}");
+
+    // Asked of each row, it is never asked where there are none.
+    let failed = without("ALTER FUNCTION app.refuse(bigint) VOLATILE").await;
+    assert_eq!(places(&failed), expected, "{failed:#?}");
+    assert!(reached(&failed), "{failed:#?}");
+    assert!(failed.iter().filter(|attack| attack.attempt.ends_with("what finds nothing")).count() == 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

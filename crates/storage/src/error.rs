@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use sqlx::error::DatabaseError;
 use stagesub_tenancy::{BeginError, BoxError};
 
-/// SQLSTATE that `app.enter` raises: this database does not serve the tenant at the given epoch.
+/// SQLSTATE that `app.enter` and `app.refuse` raise: this database does not serve the tenant at the given epoch.
 pub const STALE_EPOCH: &str = "TN001";
 /// SQLSTATE that `app.enter` raises: a writing transaction above READ COMMITTED.
 pub const ISOLATION: &str = "TN002";

@@ -1,4 +1,4 @@
-//! Admitting a tenant to a database: the fence row that `app.enter` asks for.
+//! Admitting a tenant to a database: the fence row that `app.enter` and reads in one message ask for.
 
 use sqlx::{Connection, PgConnection};
 use stagesub_tenancy::{BoxError, PlacementEpoch, TenantId};

@@ -1,7 +1,12 @@
-//! A whole read in one message: begin, bind, enter, execute, commit, and one answer to all of it.
+//! A whole read in one message: begin, bind, execute, commit, and one answer to all of it.
 //!
 //! For the few lists that are asked for most. What is executed was prepared once on the connection, so it is not
 //! planned again; what goes into the message's text is a UUID and integers, nothing else.
+//!
+//! No `CALL app.enter` stands before it. What was prepared is the read behind a condition on the tenant's fence, which
+//! PostgreSQL asks once, before the first row is read, and which raises what `app.enter` raises. Both are of the
+//! statement's one snapshot: rows come as they were at a moment when the database served the tenant at that epoch.
+//! A reader takes no lock, so `app.enter` did nothing more for it.
 //!
 //! No `RESET ALL` ends it, as it ends every other transaction: what was set is set `LOCAL`, the statement is a fixed
 //! `SELECT` of this program in a read-only transaction, and the application may not call `set_config`. So there is
@@ -29,6 +34,9 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// A `SELECT` that a connection prepares when it first runs it. `$1` is the tenant, which the scope gives; what
 /// follows are integers.
+///
+/// It is prepared within another, which refuses to read at an epoch that is not the tenant's: see
+/// [`PreparedRead::prepared`]. Its rows come in its own order, and as many as it says.
 #[derive(Debug, Clone, Copy)]
 pub struct PreparedRead {
     name: &'static str,
@@ -40,8 +48,9 @@ impl PreparedRead {
     /// A read by a name that no other has, with so many integers after the tenant.
     ///
     /// # Panics
-    /// When the name is not made of lower-case letters and underscores, or the text holds a semicolon. In a `const`
-    /// that fails the build.
+    /// When the name is not made of lower-case letters and underscores. When the text could be anything but one
+    /// statement in brackets: it holds a semicolon, a comment, a backslash or a dollar that is no parameter's, or
+    /// closes a bracket or a quote that it did not open. In a `const` that fails the build.
     #[must_use]
     pub const fn new(name: &'static str, sql: &'static str, numbers: usize) -> Self {
         let mut at = 0;
@@ -50,12 +59,24 @@ impl PreparedRead {
             at += 1;
         }
         assert!(!name.is_empty(), "a name is [a-z_]+");
-        at = 0;
-        while at < sql.len() {
-            assert!(sql.as_bytes()[at] != b';', "a read is one statement");
-            at += 1;
-        }
+        stays_in_brackets(sql.as_bytes());
         Self { name, sql, numbers }
+    }
+
+    /// The statement that a connection prepares. The parameter after its own is the epoch at which the tenant is
+    /// said to be served here. Where the tenant's fence says otherwise, or there is none, `app.refuse` raises.
+    ///
+    /// The condition names no column and nothing in it is volatile, so it is asked once and before anything is read,
+    /// of an empty table too. `OFFSET 0` keeps the read's own conditions out of it: of two that are joined by AND the
+    /// cheaper is asked first, and where it does not hold the other is not asked.
+    #[must_use]
+    pub fn prepared(&self) -> String {
+        let (sql, epoch) = (self.sql, self.numbers + 2);
+        format!(
+            "SELECT q.* FROM (SELECT r.* FROM (\n{sql}\n) AS r OFFSET 0) AS q WHERE CASE WHEN \
+             (SELECT f.epoch FROM app.tenant_fence AS f WHERE f.tenant_id = $1 AND f.state = 'active') = ${epoch} \
+             THEN true ELSE app.refuse(${epoch}) END"
+        )
     }
 
     /// Its name.
@@ -63,6 +84,31 @@ impl PreparedRead {
     pub const fn name(&self) -> &'static str {
         self.name
     }
+}
+
+/// Panics unless a text ends where it began: within the brackets that it is put in.
+const fn stays_in_brackets(sql: &[u8]) {
+    let (mut at, mut open, mut quote) = (0, 0_usize, None);
+    while at < sql.len() {
+        let next = if at + 1 < sql.len() { sql[at + 1] } else { b' ' };
+        assert!(!matches!(sql[at], b';' | b'\\'), "a read is one statement");
+        match (quote, sql[at]) {
+            (None, b'\'' | b'"') => quote = Some(sql[at]),
+            // Doubled, it ends one text and begins the next.
+            (Some(b'\''), b'\'') | (Some(b'"'), b'"') => quote = None,
+            (None, b'(') => open += 1,
+            (None, b')') => {
+                assert!(open > 0, "a read closes no bracket that it did not open");
+                open -= 1;
+            }
+            (None, b'$') => assert!(next.is_ascii_digit(), "a dollar is a parameter's"),
+            (None, b'-') => assert!(next != b'-', "a read has no comments"),
+            (None, b'/') => assert!(next != b'*', "a read has no comments"),
+            _ => {}
+        }
+        at += 1;
+    }
+    assert!(open == 0 && quote.is_none(), "a read closes its brackets and quotes");
 }
 
 /// A read in one message did not bring its rows.
@@ -190,7 +236,9 @@ pub async fn read(
                 return Err(if is_unprepared(&error) {
                     borrowed.discard();
                     ReadError::Unprepared(error)
-                } else if answered < message.prepare_at || classify(&error) == Failure::StaleEpoch {
+                } else if classify(&error) == Failure::StaleEpoch
+                    || answered < message.prepare_at && !is_syntax(&error)
+                {
                     ReadError::Begin(begin_error(error))
                 } else {
                     ReadError::Statement(error)
@@ -220,27 +268,28 @@ impl Message {
         numbers: &[i64],
         prepares: bool,
     ) -> Self {
-        let PreparedRead { name, sql, .. } = what;
+        let name = what.name;
         let mut text = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
              SET LOCAL app.tenant_id='{tenant}';\
              SET LOCAL statement_timeout={};\
              SET LOCAL lock_timeout={};\
-             SET LOCAL plan_cache_mode=force_generic_plan;\
-             CALL app.enter({epoch});",
+             SET LOCAL plan_cache_mode=force_generic_plan;",
             milliseconds(timeouts.statement),
             milliseconds(timeouts.lock),
         );
-        let prepare_at = 6;
+        let prepare_at = 5;
         if prepares {
-            let types = ",bigint".repeat(what.numbers);
-            write!(text, "PREPARE {name}(uuid{types}) AS {sql};").expect("a String takes every text");
+            // The epoch as well.
+            let types = ",bigint".repeat(what.numbers + 1);
+            write!(text, "PREPARE {name}(uuid{types}) AS {};", what.prepared())
+                .expect("a String takes every text");
         }
         write!(text, "EXECUTE {name}('{tenant}'").expect("a String takes every text");
         for number in numbers {
             write!(text, ",{number}").expect("a String takes every text");
         }
-        text.push_str(");COMMIT");
+        write!(text, ",{epoch});COMMIT").expect("a String takes every text");
         Self { text, prepare_at, execute_at: prepare_at + usize::from(prepares) }
     }
 }
@@ -275,6 +324,11 @@ fn is_unprepared(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("26000" | "42P05" | "0A000"))
 }
 
+/// It is not SQL. A message is parsed whole before any of it is carried out, and what is not the read's is.
+fn is_syntax(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("42601")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,8 +353,8 @@ mod tests {
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
              SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
              SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=50;\
-             SET LOCAL plan_cache_mode=force_generic_plan;CALL app.enter(7);\
-             EXECUTE hot('01932c07-0000-7000-8000-000000000001',-3,21);COMMIT"
+             SET LOCAL plan_cache_mode=force_generic_plan;\
+             EXECUTE hot('01932c07-0000-7000-8000-000000000001',-3,21,7);COMMIT"
         );
     }
 
@@ -311,10 +365,43 @@ mod tests {
             let statements: Vec<&str> = message.text.split(';').collect();
             assert!(statements[message.execute_at].starts_with("EXECUTE hot("), "{statements:?}");
             assert_eq!(statements.len(), message.execute_at + 2);
-            assert_eq!(
-                statements[message.prepare_at].starts_with("PREPARE hot(uuid,bigint,bigint) AS SELECT no"),
-                prepares
-            );
+            let prepare = "PREPARE hot(uuid,bigint,bigint,bigint) AS SELECT q.* FROM (SELECT r.* FROM (\nSELECT no FROM t";
+            assert_eq!(statements[message.prepare_at].starts_with(prepare), prepares, "{statements:?}");
+        }
+    }
+
+    #[test]
+    fn the_epoch_is_the_last_parameter() {
+        assert_eq!(
+            READ.prepared(),
+            "SELECT q.* FROM (SELECT r.* FROM (\n\
+             SELECT no FROM t WHERE tenant_id = $1 AND no > $2 LIMIT $3\n) AS r OFFSET 0) AS q \
+             WHERE CASE WHEN (SELECT f.epoch FROM app.tenant_fence AS f \
+             WHERE f.tenant_id = $1 AND f.state = 'active') = $4 THEN true ELSE app.refuse($4) END"
+        );
+    }
+
+    #[test]
+    fn what_would_leave_its_brackets_is_no_read() {
+        for sound in
+            ["SELECT ')''('", "SELECT \"a)\" FROM t", "SELECT (1 - 2) / (3)", "SELECT 'a--', '/*', '$$', $1"]
+        {
+            assert_eq!(PreparedRead::new("hot", sound, 0).name(), "hot");
+        }
+        for wrong in [
+            "SELECT 1) AS q UNION ALL SELECT * FROM (SELECT 2",
+            "SELECT (1",
+            "SELECT 'a",
+            "SELECT 'a''",
+            "SELECT \"a",
+            "SELECT 1 -- ",
+            "SELECT 1 /* ",
+            "SELECT E'\\') AS q -- '",
+            "SELECT $$)$$",
+            "SELECT $a$)$a$",
+            "SELECT 1; COMMIT",
+        ] {
+            assert!(std::panic::catch_unwind(|| PreparedRead::new("hot", wrong, 0)).is_err(), "{wrong}");
         }
     }
 }

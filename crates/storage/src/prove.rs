@@ -10,7 +10,7 @@
 //! | `tables` | every table x operation, bound to no tenant, to `''`, to garbage, to another tenant |
 //! | `foreign-keys` | a row that refers to a row which only the victim has |
 //! | `unique-keys` | a row with the victim's key: meeting the key would tell that the victim has it |
-//! | `epoch` | beginning at another epoch, unbound, above READ COMMITTED, for a tenant that is not here |
+//! | `epoch` | beginning, or reading in one message, at another epoch, unbound, above READ COMMITTED, for a tenant that is not here |
 //! | `fence-lifting` | becoming somebody else, changing tables, policies, functions, settings, other records |
 //! | `hardening` | functions that a superuser takes from PUBLIC |
 //! | `owner` | reading as the owner of the tables, whom only FORCE holds; with [`DatabaseProof::owner`] |

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use stagesub_storage::one_message::PreparedRead;
 use stagesub_tests::bench::ground::{Ground, options};
 use stagesub_tests::bench::lean::{self, LeanPool};
 use stagesub_tests::bench::plain::{LIST, Listed};
@@ -22,6 +23,9 @@ const TIMEOUTS: &str = "SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout
     SET LOCAL idle_in_transaction_session_timeout=30000;";
 const CALL: &str = "CALL app.enter(1)";
 const RESET: &str = "COMMIT;RESET ALL";
+
+/// The list as one message reads it.
+const HOT: PreparedRead = PreparedRead::new("bench_hot", LIST, 2);
 
 /// How it ends.
 #[derive(Debug, Clone, Copy)]
@@ -84,19 +88,30 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
     ];
     let once = "SET LOCAL plan_cache_mode=force_generic_plan;";
     let bounds = "SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=5000;";
-    let one_message = |name, middle: String, end: &'static str| {
+    let hot = HOT.prepared();
+    let one_message = |name, asks: bool, middle: String, end: &'static str| {
         let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
-        let middle: Arc<str> = middle.into();
+        let (prepare, ends) = if asks {
+            let types = "uuid,bigint,bigint,bigint";
+            (format!("PREPARE bench_hot({types}) AS {hot}"), format!(",0,{LIMIT},1);{end}"))
+        } else {
+            let types = "uuid,bigint,bigint";
+            (format!("PREPARE bench_list({types}) AS {LIST}"), format!(",0,{LIMIT});{end}"))
+        };
+        let prepared = if asks { HOT.name() } else { "bench_list" };
+        let begins = format!("{middle}EXECUTE {prepared}(");
+        let message = Arc::new(OneMessage { prepare, begins, ends });
         Candidate::new(name, move |task| {
-            one_message_read(pool.clone(), tenants[task % tenants.len()], Arc::clone(&middle), end)
+            one_message_read(pool.clone(), tenants[task % tenants.len()], Arc::clone(&message))
         })
     };
     shapes.extend([
-        one_message("one message, as the product", format!("{bounds}{once}{CALL};"), "COMMIT"),
-        one_message("one message, plans left to Postgres", format!("{bounds}{CALL};"), "COMMIT"),
-        one_message("one message, timeouts not set", format!("{once}{CALL};"), "COMMIT"),
-        one_message("one message, RESET ALL", format!("{bounds}{once}{CALL};"), RESET),
-        one_message("one message, without enter", format!("{bounds}{once}"), "COMMIT"),
+        one_message("one message, as the product", true, format!("{bounds}{once}"), "COMMIT"),
+        one_message("one message, plans left to Postgres", true, bounds.to_owned(), "COMMIT"),
+        one_message("one message, timeouts not set", true, once.to_owned(), "COMMIT"),
+        one_message("one message, RESET ALL", true, format!("{bounds}{once}"), RESET),
+        one_message("one message, CALL before it", false, format!("{bounds}{once}{CALL};"), "COMMIT"),
+        one_message("one message, epoch not asked", false, format!("{bounds}{once}"), "COMMIT"),
     ]);
     shapes
 }
@@ -128,17 +143,26 @@ async fn run_raw(connection: &mut PgConnection, text: String) {
     connection.execute(sqlx::raw_sql(AssertSqlSafe(text))).await.expect("it is done");
 }
 
-async fn one_message_read(pool: LeanPool, tenant: Uuid, middle: Arc<str>, end: &'static str) {
+/// A message but for the tenant.
+struct OneMessage {
+    /// What a connection has to be told once.
+    prepare: String,
+    /// What comes after the tenant is bound, up to where it is named as an argument.
+    begins: String,
+    /// What comes after that.
+    ends: String,
+}
+
+async fn one_message_read(pool: LeanPool, tenant: Uuid, message: Arc<OneMessage>) {
     let mut connection = pool.get().await.expect("a connection");
     let mut text = begin(tenant);
-    write!(text, "{middle}EXECUTE bench_list('{tenant}',0,{LIMIT});{end}")
-        .expect("a String takes every text");
+    let OneMessage { prepare, begins, ends } = &*message;
+    write!(text, "{begins}'{tenant}'{ends}").expect("a String takes every text");
     let rows = match sqlx::raw_sql(AssertSqlSafe(text.as_str())).fetch_all(&mut *connection).await {
         Ok(rows) => rows,
         // The first time on this connection.
         Err(error) if error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("26000") => {
-            let prepare = format!("ROLLBACK;PREPARE bench_list(uuid,bigint,bigint) AS {LIST}");
-            run_raw(&mut connection, prepare).await;
+            run_raw(&mut connection, format!("ROLLBACK;{prepare}")).await;
             sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *connection).await.expect("it is read")
         }
         Err(error) => panic!("{error}"),

@@ -229,6 +229,7 @@ const SCHEMAS_AND_OWNERS: &[Case] = &[
         .tidy("DROP SCHEMA beside"),
     hole("owner-foreign", "tenant.note, owned by stagesub_app", "ALTER TABLE tenant.note OWNER TO stagesub_app"),
     hole("owner-foreign", "app.enter(bigint), owned by stagesub_mover", "ALTER ROUTINE app.enter OWNER TO stagesub_mover"),
+    hole("owner-foreign", "app.refuse(bigint), owned by stagesub_mover", "ALTER ROUTINE app.refuse OWNER TO stagesub_mover"),
     hole("owner-foreign", "schema tenant, owned by postgres", "ALTER SCHEMA tenant OWNER TO postgres"),
     hole("owner-foreign", "public.mine, owned by stagesub_app", "CREATE TABLE public.mine (); ALTER TABLE public.mine OWNER TO stagesub_app")
         .tidy("DROP TABLE public.mine"),
@@ -370,6 +371,11 @@ const GRANTS: &[Case] = &[
         "EXECUTE on ROUTINE app.protect(regclass) for PUBLIC",
         "GRANT EXECUTE ON PROCEDURE app.protect(regclass) TO PUBLIC",
     ),
+    hole(
+        "grant-beyond",
+        "EXECUTE on ROUTINE app.refuse(bigint) for PUBLIC",
+        "GRANT EXECUTE ON FUNCTION app.refuse(bigint) TO PUBLIC",
+    ),
     hole("grant-beyond", "TEMPORARY on DATABASE shr for PUBLIC", "GRANT TEMPORARY ON DATABASE shr TO PUBLIC"),
     hole("grant-beyond", "CONNECT on DATABASE shr for PUBLIC", "GRANT CONNECT ON DATABASE shr TO PUBLIC"),
     hole(
@@ -415,6 +421,16 @@ const GUARDS: &[Case] = &[
         "DROP PROCEDURE app.enter(bigint);
         CREATE FUNCTION app.enter(bigint) RETURNS void LANGUAGE sql AS 'SELECT'",
     ),
+    // Nobody is refused; or only who finds a row.
+    hole(
+        "guard-changed",
+        "app.refuse(bigint)",
+        "CREATE OR REPLACE FUNCTION app.refuse(expected_epoch bigint) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE
+            AS 'BEGIN RETURN true; END'",
+    ),
+    hole("guard-changed", "app.refuse(bigint)", "ALTER FUNCTION app.refuse(bigint) VOLATILE"),
+    hole("guard-changed", "app.refuse(bigint)", "ALTER FUNCTION app.refuse(bigint) STRICT"),
+    hole("guard-missing", "app.refuse(bigint)", "DROP FUNCTION app.refuse(bigint)"),
     hole("guard-missing", "app.protect(regclass)", "DROP PROCEDURE app.protect(regclass)"),
     // A narrower argument is found first.
     hole(

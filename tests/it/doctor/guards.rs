@@ -33,6 +33,11 @@ const GUARDS: &[(&str, &str)] = &[
         END
         $enter$",
     ),
+    (
+        "guard-changed",
+        "CREATE OR REPLACE FUNCTION app.refuse(expected_epoch bigint) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE
+        AS $refuse$ BEGIN RETURN true; END $refuse$",
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -315,6 +315,9 @@ mod tests {
             !tenant_id.nature.is_procedure && tenant_id.nature.body.starts_with("RETURN (current_setting")
         );
         assert_eq!(find("protect").arguments, "regclass");
+        let refuse = find("refuse");
+        assert!(refuse.nature.body.contains("TN001") && !refuse.nature.is_procedure && !refuse.nature.strict);
+        assert_eq!((refuse.nature.volatility.as_str(), refuse.nature.parallel.as_str()), ("s", "s"));
     }
 
     #[test]

@@ -5,9 +5,11 @@ mod guards;
 use stagesub_tenancy::TenantId;
 use stagesub_tenancy::prove::{Attack, Expectation, Proof};
 
+use super::epoch::Reading;
 use super::error::ProveError;
 use super::label::Label;
 use super::operation::Operation;
+use super::path::DataPath;
 use super::scratch::{Bench, Sample, Scratch, ScratchSettings};
 use super::session::{Bound, Session};
 use super::subject::{Subject, UniqueKey, survey};
@@ -74,6 +76,8 @@ enum Aim<'a> {
     Key { subject: &'a Subject, key: &'a UniqueKey },
     /// `app.enter`.
     Epoch,
+    /// Reads that are one message, which do not enter.
+    Reads(Reading),
     /// One statement: its target, what is tried, the SQL.
     Statement { target: &'a str, attempt: &'a str, sql: &'a str },
 }
@@ -83,6 +87,7 @@ struct Range {
     bench: Bench,
     app: Session,
     owner: Session,
+    path: DataPath,
     subjects: Vec<Subject>,
     attacker: TenantId,
     victim: TenantId,
@@ -98,6 +103,7 @@ impl Range {
         let subjects = survey(&mut app, &settings.schemas, &settings.reference, attacker, victim).await?;
         Ok(Self {
             bench: scratch.bench().await?,
+            path: DataPath::open(&mut app, &scratch.app).await?,
             app,
             owner: Session::open(&scratch.migrator).await?,
             subjects,
@@ -109,6 +115,7 @@ impl Range {
     }
 
     async fn close(self) -> Result<(), ProveError> {
+        self.path.close().await;
         self.app.close().await?;
         self.owner.close().await?;
         self.bench.close().await
@@ -147,6 +154,9 @@ impl Range {
                     vec![unique_keys::attack_key(app, subject, key, both, label).await?]
                 }
                 Aim::Epoch => epoch::attack_check(app, self.victim, Scratch::epoch(), label).await?,
+                Aim::Reads(reading) => {
+                    epoch::attack_reads(&mut self.path, self.victim, Scratch::epoch(), *reading, label).await
+                }
                 Aim::Statement { target, attempt, sql } => {
                     vec![lifting::attack_one(app, self.attacker, (target, attempt, sql), label).await?]
                 }
@@ -220,7 +230,7 @@ impl Range {
         Ok(attacks)
     }
 
-    /// `app.tenant_id()` and `app.enter`.
+    /// `app.tenant_id()`, `app.enter` and `app.refuse`.
     async fn functions(&mut self) -> Result<Vec<Attack>, ProveError> {
         let subjects = self.subjects.clone();
         let silent: Vec<Aim<'_>> = subjects
@@ -237,6 +247,10 @@ impl Range {
         let mut attacks = self.with_and_without(&guard, &silent).await?;
         let guard = guards::epoch_check(&mut self.bench).await?;
         attacks.extend(self.with_and_without(&guard, &[Aim::Epoch]).await?);
+        let guard = guards::refusal(&mut self.bench).await?;
+        attacks.extend(self.with_and_without(&guard, &[Aim::Reads(Reading::Either)]).await?);
+        let guard = guards::refused_first();
+        attacks.extend(self.with_and_without(&guard, &[Aim::Reads(Reading::Nothing)]).await?);
         Ok(attacks)
     }
 

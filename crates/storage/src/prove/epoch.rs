@@ -12,6 +12,7 @@ use super::path::DataPath;
 use super::session::{Answer, Bound, Session};
 use super::tables::{NO_PRIVILEGE, bindings};
 use crate::error::{ISOLATION, STALE_EPOCH};
+use crate::one_message::{PreparedRead, ReadError};
 use crate::target::ConnectionTarget;
 
 /// The suite's name.
@@ -19,6 +20,40 @@ pub(super) const SUITE: &str = "epoch";
 
 /// What is entered.
 const TARGET: &str = "app.enter";
+/// What reads without entering.
+const ONE_MESSAGE: &str = "TenantDb::read_in_one_message";
+
+/// What every database that holds tenants has to be read: the tenant's own fence.
+const FENCE: PreparedRead = PreparedRead::new(
+    "prove_fence",
+    "SELECT f.tenant_id FROM app.tenant_fence AS f WHERE f.tenant_id = $1",
+    0,
+);
+/// What finds nothing.
+const NOTHING: PreparedRead = PreparedRead::new(
+    "prove_nothing",
+    "SELECT f.tenant_id FROM app.tenant_fence AS f WHERE f.tenant_id = $1 LIMIT 0",
+    0,
+);
+
+/// What is read in one message at an epoch that is not the tenant's.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reading {
+    /// A row that is there, and none.
+    Either,
+    /// What finds nothing: a condition that is asked of rows alone is never asked.
+    Nothing,
+}
+
+impl Reading {
+    const fn reads(self) -> &'static [(&'static str, PreparedRead)] {
+        const READS: &[(&str, PreparedRead)] = &[("a row", FENCE), ("what finds nothing", NOTHING)];
+        match self {
+            Self::Either => READS,
+            Self::Nothing => READS.split_at(1).1,
+        }
+    }
+}
 
 /// How a transaction begins.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +96,7 @@ pub(super) async fn find_epoch(app: &mut Session, tenant: TenantId) -> Result<Op
     Ok(found.and_then(|epoch| epoch.parse().ok()))
 }
 
-/// Attacks `app.enter`, and the data path over it.
+/// Attacks `app.enter`, and the data path over it and beside it.
 pub(super) async fn attack_all(
     app: &mut Session,
     login: &ConnectionTarget,
@@ -83,7 +118,51 @@ pub(super) async fn attack_all(
     }
     attacks.extend(attack(app, (attacker, victim), epoch, &Label::held()).await?);
     attacks.extend(data_path(app, login, attacker, victim, epoch).await?);
+    let mut path = DataPath::open(app, login).await?;
+    path.place(victim, PlacementEpoch(epoch));
+    for (what, read) in Reading::Either.reads() {
+        let outcome = match path.read(victim, read).await {
+            Ok(rows) if rows == usize::from(read.name() == FENCE.name()) => {
+                Outcome::Reached("it was read".to_owned())
+            }
+            Ok(rows) => not_carried_out(format!("{rows} rows came")),
+            Err(error) => not_carried_out(words(&error)),
+        };
+        let attempt = format!("the victim's epoch, {what}");
+        attacks.push(Label::allowed(SUITE, ONE_MESSAGE, attempt, outcome));
+    }
+    attacks.extend(attack_reads(&mut path, victim, epoch, Reading::Either, &Label::held()).await);
+    path.close().await;
     Ok(attacks)
+}
+
+/// Attacks reads that are one message, through `TenantDb`: they enter nowhere, and ask for the epoch themselves.
+pub(super) async fn attack_reads(
+    path: &mut DataPath,
+    victim: TenantId,
+    epoch: i64,
+    reading: Reading,
+    label: &Label,
+) -> Vec<Attack> {
+    let nobody = TenantId::from_uuid(Uuid::now_v7());
+    let cases = [
+        ("an older epoch", victim, epoch - 1),
+        ("a newer epoch", victim, epoch + 1),
+        ("a tenant that is not here", nobody, epoch),
+    ];
+    let mut attacks = Vec::new();
+    for (case, tenant, epoch) in cases {
+        path.place(tenant, PlacementEpoch(epoch));
+        for (what, read) in reading.reads() {
+            let outcome = match path.read(tenant, read).await {
+                Ok(rows) => Outcome::Reached(format!("it was read, with {rows} rows")),
+                Err(ReadError::Begin(BeginError::Moved)) => Outcome::Refused,
+                Err(error) => not_carried_out(words(&error)),
+            };
+            attacks.push(label.attack(SUITE, ONE_MESSAGE, format!("{case}, {what}"), outcome));
+        }
+    }
+    attacks
 }
 
 /// Attacks `app.enter`.

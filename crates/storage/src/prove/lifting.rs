@@ -345,6 +345,13 @@ async fn of_the_platform(
             "CREATE OR REPLACE PROCEDURE app.enter(expected_epoch bigint) LANGUAGE sql AS 'SELECT 1'",
         ),
         ("app.enter(bigint)", "DROP PROCEDURE", "DROP PROCEDURE app.enter(bigint)"),
+        (
+            "app.refuse(bigint)",
+            "CREATE OR REPLACE FUNCTION",
+            "CREATE OR REPLACE FUNCTION app.refuse(expected_epoch bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+        ),
+        ("app.refuse(bigint)", "ALTER FUNCTION", "ALTER FUNCTION app.refuse(bigint) VOLATILE"),
+        ("app.refuse(bigint)", "DROP FUNCTION", "DROP FUNCTION app.refuse(bigint)"),
         ("app.protect(regclass)", "CALL", "CALL app.protect('app.marker')"),
     ];
     lifts.extend(functions.into_iter().map(|(target, attempt, sql)| Lift::new(target, attempt, sql)));

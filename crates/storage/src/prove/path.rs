@@ -18,6 +18,7 @@ use super::session::Session;
 use crate::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use crate::logins::{DatabaseLogins, LoginRole};
 use crate::marker::{DatabaseKind, read_tenant_marker};
+use crate::one_message::{PreparedRead, ReadError};
 use crate::patience::MovePatience;
 use crate::pool::TenantPoolSettings;
 use crate::target::ConnectionTarget;
@@ -92,6 +93,13 @@ impl DataPath {
             .begin(&scope, access)
             .await
             .map(drop)
+    }
+
+    /// Reads in one message. No other answer is waited for.
+    pub(super) async fn read(&self, tenant: TenantId, what: &PreparedRead) -> Result<usize, ReadError> {
+        let scope = self.scope(tenant).await.map_err(BeginError::Unavailable)?;
+        let db = self.tenants().with_patience(MovePatience::within(Duration::ZERO));
+        Ok(db.read_in_one_message(&scope, what, &[]).await?.len())
     }
 
     /// Closes its connections.

@@ -193,6 +193,30 @@ pub(super) async fn epoch_check(bench: &mut Bench) -> Result<Guard, ProveError> 
     })
 }
 
+/// That `app.refuse` raises.
+pub(super) async fn refusal(bench: &mut Bench) -> Result<Guard, ProveError> {
+    Ok(Guard {
+        name: "the refusal of another epoch".to_owned(),
+        role: OWNER.to_owned(),
+        others: None,
+        remove: "CREATE OR REPLACE FUNCTION app.refuse(expected_epoch bigint) RETURNS boolean
+                 LANGUAGE plpgsql STABLE PARALLEL SAFE AS 'BEGIN RETURN true; END'"
+            .to_owned(),
+        restore: definition(bench, "app.refuse(bigint)").await?,
+    })
+}
+
+/// That `app.refuse` is called before any row is read, and not of each.
+pub(super) fn refused_first() -> Guard {
+    Guard {
+        name: "the refusal before the first row".to_owned(),
+        role: OWNER.to_owned(),
+        others: None,
+        remove: "ALTER FUNCTION app.refuse(bigint) VOLATILE".to_owned(),
+        restore: "ALTER FUNCTION app.refuse(bigint) STABLE".to_owned(),
+    }
+}
+
 async fn definition(bench: &mut Bench, routine: &str) -> Result<String, ProveError> {
     let definitions = bench.read(format!("SELECT pg_get_functiondef({}::regprocedure)", literal(routine)));
     Ok(definitions.await?.join(""))
