@@ -1,7 +1,21 @@
-//! Moving a tenant from one database to another while it is in use.
+//! Moving a tenant from one database to another while it is in use: the parts that touch the databases.
 //!
+//! - [`plan`] which tables there are to move, in which order, and whether both sides are made alike
+//! - [`session`] the mover's sessions on the two databases
+//! - [`pace`] how fast, so that the neighbours notice little
 //! - [`fence`] closes the tenant on the one side and opens it on the other
 //!
-//! Everything here runs as the mover (`stagesub_mover`), on sessions of its own.
+//! Nothing here decides where a tenant is: that is one row of the registry.
+//!
+//! # Invariants
+//!
+//! - Everything runs as the mover (`stagesub_mover`), on sessions of its own.
+//! - Tables, columns and keys are read from the catalogue of the database; what cannot be moved is refused in words
+//!   before anything is made.
+//! - Row-level security is switched off on every session, so a login that is bound to policies meets an error and never
+//!   a copy without rows.
 
 pub mod fence;
+pub mod pace;
+pub mod plan;
+pub mod session;
