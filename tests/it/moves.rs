@@ -1,3 +1,6 @@
 //! Moving a tenant from one database to another.
 
+mod copy;
 mod fence;
+mod pair;
+mod plan;

@@ -3,6 +3,7 @@
 //! - [`plan`] which tables there are to move, in which order, and whether both sides are made alike
 //! - [`session`] the mover's sessions on the two databases
 //! - [`pace`] how fast, so that the neighbours notice little
+//! - [`copy`] the rows of one snapshot, streamed from the source into the target
 //! - [`fence`] closes the tenant on the one side and opens it on the other
 //!
 //! Nothing here decides where a tenant is: that is one row of the registry.
@@ -14,7 +15,9 @@
 //!   before anything is made.
 //! - Row-level security is switched off on every session, so a login that is bound to policies meets an error and never
 //!   a copy without rows.
+//! - Memory does not grow with the tenant: a copy holds one block and one row per stream, a comparison one chunk of keys.
 
+pub mod copy;
 pub mod fence;
 pub mod pace;
 pub mod plan;

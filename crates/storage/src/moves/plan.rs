@@ -231,3 +231,27 @@ async fn survey(conn: &mut PgConnection, contents: &Contents) -> Result<Survey, 
     sqlx::raw_sql("COMMIT").execute(conn).await?;
     Ok(Survey { relations, facts })
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A table with a bigint for its key and one computed column, whose names need quotes.
+    pub(crate) fn odd(name: &str, parents: &[usize]) -> TablePlan {
+        let column = |name: &str, data_type: &str, generated| PlannedColumn {
+            name: name.to_owned(),
+            data_type: data_type.to_owned(),
+            generated,
+        };
+        TablePlan {
+            name: TableName { schema: "Odd \"Shop".to_owned(), name: name.to_owned() },
+            columns: vec![
+                column("tenant_id", "uuid", false),
+                column("no", "bigint", false),
+                column("gro\"ss", "numeric", true),
+            ],
+            key: vec![column("no", "bigint", false)],
+            parents: parents.to_vec(),
+        }
+    }
+}

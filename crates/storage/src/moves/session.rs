@@ -11,6 +11,9 @@ use crate::target::ConnectionTarget;
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a server may say nothing where it has an answer or bytes to give. Long enough to find the first row of a
+/// tenant in a large table.
+pub(crate) const SILENCE: Duration = Duration::from_mins(5);
 /// What is left of an application name's 63 bytes after `stagesub-move:`, a move's id and a colon.
 const LONGEST_WHAT: usize = 12;
 

@@ -1,0 +1,307 @@
+//! The rows of one tenant, as one snapshot has them, streamed from the source into the target.
+//!
+//! Each stream reads a table with `COPY (SELECT ...) TO STDOUT` inside the snapshot and writes it with `COPY ... FROM
+//! STDIN`, both in Postgres's binary format, which is passed on as it comes. Several streams take the tables in turns; while the target
+//! checks foreign keys, a table waits until those its rows refer to are there.
+//!
+//! A table is written in one transaction of its own, which ends with a count. So whatever interrupts a copy, a table is
+//! there whole or not at all; the next copy begins with [`purge`].
+
+mod block;
+mod pipe;
+mod purge;
+mod queue;
+mod rows;
+
+use std::num::NonZeroUsize;
+
+use futures::future::try_join_all;
+use sqlx::AssertSqlSafe;
+use stagesub_tenancy::TenantId;
+use tokio::sync::watch;
+
+use crate::catalogue::TableName;
+use crate::moves::pace::Pace;
+use crate::moves::plan::{Checks, MovePlan, TablePlan};
+use crate::moves::session::{MoverSession, SessionError, Site};
+
+use pipe::{Statements, pipe};
+use queue::Queue;
+
+pub use purge::purge;
+
+/// How a copy goes.
+#[derive(Debug, Clone)]
+pub struct CopySettings {
+    /// How many tables are copied at once, each over two connections of its own.
+    pub streams: NonZeroUsize,
+    /// How fast all of them together may be.
+    pub pace: Pace,
+}
+
+impl Default for CopySettings {
+    fn default() -> Self {
+        Self { streams: NonZeroUsize::MIN.saturating_add(1), pace: Pace::unlimited() }
+    }
+}
+
+/// Why a copy ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// A session could not be had.
+    #[error("a session of the copy could not be had")]
+    Session(#[source] SessionError),
+    /// The name is none that Postgres gives to an exported snapshot.
+    #[error("`{0}` is not the name of a snapshot")]
+    SnapshotName(String),
+    /// The snapshot is gone with the session that exported it.
+    #[error("the snapshot cannot be read from")]
+    Snapshot(#[source] sqlx::Error),
+    /// The target serves the tenant: its rows there are not copies, and nothing of them is removed.
+    #[error("the target serves tenant {0}; its rows there are not removed")]
+    InUse(TenantId),
+    /// The source could not be read.
+    #[error("{table} could not be read from the source")]
+    Source {
+        /// Which table.
+        table: TableName,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The target could not be written.
+    #[error("{table} could not be written to the target")]
+    Target {
+        /// Which table.
+        table: TableName,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// What the source sent is not what a binary copy of these columns looks like.
+    #[error("what came of {table} is no copy of its rows: {what}")]
+    Malformed {
+        /// Which table.
+        table: TableName,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Rows were lost or doubled on the way. The table's transaction was rolled back.
+    #[error("of {table} the source sent {sent} rows, the target took {taken} and holds {held}")]
+    Miscounted {
+        /// Which table.
+        table: TableName,
+        /// Rows that went by.
+        sent: u64,
+        /// Rows that the target says it stored.
+        taken: u64,
+        /// The tenant's rows in the target afterwards.
+        held: u64,
+    },
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// Its tables, in the order of the plan.
+    pub tables: Vec<TableProgress>,
+}
+
+impl CopyProgress {
+    /// Rows of all tables so far.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.tables.iter().map(|table| table.rows).sum()
+    }
+
+    /// Bytes of all tables so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.tables.iter().map(|table| table.bytes).sum()
+    }
+}
+
+/// How far a table is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableProgress {
+    /// Which.
+    pub table: TableName,
+    /// Rows that went by.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The target has committed and counted them.
+    pub done: bool,
+}
+
+/// A copy whose streams stand in the snapshot and have not begun.
+///
+/// Once it is open, the session that exported the snapshot is no longer needed.
+#[derive(Debug)]
+pub struct TenantCopy<'p> {
+    plan: &'p MovePlan,
+    tenant: TenantId,
+    pace: Pace,
+    streams: Vec<Stream>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    source: MoverSession,
+    target: MoverSession,
+}
+
+impl<'p> TenantCopy<'p> {
+    /// Opens the connections of all streams and takes them into the snapshot, `pg_export_snapshot()`'s or that of a
+    /// replication slot. `plan` is the source's.
+    ///
+    /// # Errors
+    /// [`CopyError::Session`], [`CopyError::SnapshotName`], [`CopyError::Snapshot`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the copy, closes the connections; nothing was written.
+    pub async fn open(
+        source: &Site,
+        target: &Site,
+        plan: &'p MovePlan,
+        tenant: TenantId,
+        snapshot: &str,
+        settings: &CopySettings,
+    ) -> Result<Self, CopyError> {
+        let begin = begin_in(snapshot)?;
+        // Never more than there are tables, and one at least.
+        let streams = settings.streams.get().min(plan.tables.len()).max(1);
+        let streams = (1..=streams).map(|number| Stream::open(source, target, plan, &begin, number));
+        let streams = try_join_all(streams).await?;
+        Ok(Self { plan, tenant, pace: settings.pace.clone(), streams })
+    }
+
+    /// Removes what the target holds of the tenant and copies everything; of each table that got rows the target takes
+    /// its statistics anew. `progress` is told of every block.
+    ///
+    /// # Errors
+    /// [`CopyError`]. Tables that were copied before it stay there, to be purged.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connections. Tables that were done stay there, the others are as [`purge`] left
+    /// them.
+    pub async fn run(mut self, progress: &watch::Sender<CopyProgress>) -> Result<CopyProgress, CopyError> {
+        progress.send_replace(self.nothing_yet());
+        if let Some(first) = self.streams.first_mut() {
+            purge(&mut first.target, self.plan, self.tenant).await?;
+        }
+        let queue = Queue::new(self.plan.tables.iter().map(|table| table.parents.clone()).collect());
+        let shared =
+            Shared { queue: &queue, plan: self.plan, tenant: self.tenant, pace: &self.pace, progress };
+        try_join_all(self.streams.iter_mut().map(|stream| stream.run(&shared))).await?;
+        for stream in self.streams {
+            stream.source.close().await;
+            stream.target.close().await;
+        }
+        Ok(progress.borrow().clone())
+    }
+
+    fn nothing_yet(&self) -> CopyProgress {
+        let table =
+            |table: &TablePlan| TableProgress { table: table.name.clone(), rows: 0, bytes: 0, done: false };
+        CopyProgress { tables: self.plan.tables.iter().map(table).collect() }
+    }
+}
+
+/// What the streams of a copy have in common.
+struct Shared<'c> {
+    queue: &'c Queue,
+    plan: &'c MovePlan,
+    tenant: TenantId,
+    pace: &'c Pace,
+    progress: &'c watch::Sender<CopyProgress>,
+}
+
+impl Stream {
+    async fn open(
+        source: &Site,
+        target: &Site,
+        plan: &MovePlan,
+        begin: &str,
+        number: usize,
+    ) -> Result<Self, CopyError> {
+        let mut from = source.open(&format!("copy-out{number}")).await.map_err(CopyError::Session)?;
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(from.conn()).await.map_err(CopyError::Snapshot)?;
+        let mut to = target.open(&format!("copy-in{number}")).await.map_err(CopyError::Session)?;
+        // A table that was filled a moment ago has no statistics.
+        to.keep_to_indexes().await.map_err(CopyError::Session)?;
+        if plan.checks == Checks::Skipped {
+            to.skip_checks().await.map_err(CopyError::Session)?;
+        }
+        Ok(Self { source: from, target: to })
+    }
+
+    /// Takes one table after the other, until none is left.
+    async fn run(&mut self, shared: &Shared<'_>) -> Result<(), CopyError> {
+        while let Some(place) = shared.queue.next().await {
+            self.table(&shared.plan.tables[place], place, shared).await?;
+            shared.queue.done(place);
+        }
+        Ok(())
+    }
+
+    async fn table(&mut self, table: &TablePlan, place: usize, shared: &Shared<'_>) -> Result<(), CopyError> {
+        let statements = Statements::of(table, shared.tenant);
+        let failed = |source| CopyError::Target { table: table.name.clone(), source };
+        let told = |rows, bytes| {
+            shared.progress.send_modify(|progress| {
+                progress.tables[place].rows = rows;
+                progress.tables[place].bytes = bytes;
+            });
+        };
+        sqlx::raw_sql("BEGIN").execute(self.target.conn()).await.map_err(failed)?;
+        let (source, target) = (self.source.conn(), self.target.conn());
+        let piped = pipe(source, target, &statements, shared.pace, told).await;
+        let piped = piped.map_err(|error| error.of(&table.name))?;
+        let held: i64 = sqlx::query_scalar(AssertSqlSafe(statements.count.as_str()))
+            .bind(shared.tenant.as_uuid())
+            .fetch_one(self.target.conn())
+            .await
+            .map_err(failed)?;
+        let held = u64::try_from(held).unwrap_or_default();
+        if piped.sent != piped.taken || piped.sent != held {
+            let table = table.name.clone();
+            return Err(CopyError::Miscounted { table, sent: piped.sent, taken: piped.taken, held });
+        }
+        sqlx::raw_sql("COMMIT").execute(self.target.conn()).await.map_err(failed)?;
+        if piped.sent > 0 {
+            self.analyze(table).await?;
+        }
+        shared.progress.send_modify(|progress| progress.tables[place].done = true);
+        Ok(())
+    }
+
+    async fn analyze(&mut self, table: &TablePlan) -> Result<(), CopyError> {
+        let sql = format!("ANALYZE {}", table.quoted());
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.target.conn()).await;
+        done.map(drop).map_err(|source| CopyError::Target { table: table.name.clone(), source })
+    }
+}
+
+/// Begins a transaction in a snapshot, whose name Postgres wants as a literal.
+fn begin_in(snapshot: &str) -> Result<String, CopyError> {
+    let named = !snapshot.is_empty() && snapshot.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    if !named {
+        return Err(CopyError::SnapshotName(snapshot.to_owned()));
+    }
+    Ok(format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_is_no_name_is_not_sent() {
+        assert!(begin_in("00000003-0000001B-1").is_ok());
+        for wrong in ["", "1'; DROP TABLE x; --", "0 1", "ö"] {
+            assert!(matches!(begin_in(wrong), Err(CopyError::SnapshotName(_))), "{wrong}");
+        }
+    }
+}

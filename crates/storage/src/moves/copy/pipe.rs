@@ -1,0 +1,168 @@
+//! One table from one connection to another.
+
+use futures::TryStreamExt as _;
+use sqlx::PgConnection;
+use sqlx::postgres::PgCopyIn;
+use stagesub_tenancy::TenantId;
+
+use super::CopyError;
+use super::block::Block;
+use super::rows::Rows;
+use crate::catalogue::TableName;
+use crate::deadline;
+use crate::moves::pace::Pace;
+use crate::moves::plan::{PlannedColumn, TablePlan};
+use crate::moves::session::SILENCE;
+
+/// What is asked of the two sides for one table.
+pub(super) struct Statements {
+    copy_out: String,
+    copy_in: String,
+    /// How many rows the tenant has; `$1` is the tenant.
+    pub(super) count: String,
+    columns: usize,
+}
+
+impl Statements {
+    /// COPY takes no parameters. The tenant is a UUID, and names are in quotes.
+    pub(super) fn of(table: &TablePlan, tenant: TenantId) -> Self {
+        let columns: Vec<String> =
+            table.written().map(|column| format!("\"t\".{}", column.quoted())).collect();
+        let names: Vec<String> = table.written().map(PlannedColumn::quoted).collect();
+        let (name, tenant) = (table.quoted(), tenant.as_uuid());
+        Self {
+            copy_out: format!(
+                "COPY (SELECT {} FROM ONLY {name} AS \"t\" WHERE \"t\".tenant_id = '{tenant}'::uuid) \
+                TO STDOUT (FORMAT binary)",
+                columns.join(", ")
+            ),
+            copy_in: format!("COPY {name} ({}) FROM STDIN (FORMAT binary)", names.join(", ")),
+            count: format!("SELECT count(*) FROM ONLY {name} AS \"t\" WHERE \"t\".tenant_id = $1"),
+            columns: columns.len(),
+        }
+    }
+}
+
+/// What went through.
+pub(super) struct Piped {
+    /// Rows that the source sent.
+    pub(super) sent: u64,
+    /// Rows that the target stored.
+    pub(super) taken: u64,
+}
+
+/// Why it did not.
+#[derive(Debug)]
+pub(super) enum PipeError {
+    Source(sqlx::Error),
+    Target(sqlx::Error),
+    Malformed(&'static str),
+}
+
+impl PipeError {
+    /// As the copy's error.
+    pub(super) fn of(self, table: &TableName) -> CopyError {
+        let table = table.clone();
+        match self {
+            Self::Source(source) => CopyError::Source { table, source },
+            Self::Target(source) => CopyError::Target { table, source },
+            Self::Malformed(what) => CopyError::Malformed { table, what },
+        }
+    }
+}
+
+/// Streams a table in blocks. `told` hears of rows and bytes so far. A table without rows is not begun on the target:
+/// over TCP the end of a small copy waits some 40 ms for an acknowledgement, and a tenant has many empty tables.
+///
+/// What the target refuses is heard at the end: until then it throws away what comes.
+///
+/// A side that neither sends nor takes anything for [`SILENCE`] is as good as lost. The end has no such bound: there
+/// the target checks the foreign keys of all rows.
+///
+/// # Cancel safety
+/// Both connections are to be closed after it was dropped, and after an error.
+pub(super) async fn pipe(
+    source: &mut PgConnection,
+    target: &mut PgConnection,
+    statements: &Statements,
+    pace: &Pace,
+    told: impl Fn(u64, u64) + Send,
+) -> Result<Piped, PipeError> {
+    let mut sink = Sink { closed: Some(target), open: None, statement: &statements.copy_in };
+    let mut settled = true;
+    let out = source.copy_out_raw(&statements.copy_out).await.map_err(PipeError::Source)?;
+    let mut out = deadline::answers(out, SILENCE, &mut settled, || ());
+    let (mut block, mut rows, mut bytes) = (Block::new(), Rows::of(statements.columns), 0);
+    while let Some(data) = out.try_next().await.map_err(PipeError::Source)? {
+        rows.read(&data).map_err(PipeError::Malformed)?;
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            rest = block.fill(rest);
+            if block.is_full() {
+                bytes += sink.send(&mut block, pace).await?;
+                told(rows.count(), bytes);
+            }
+        }
+    }
+    let sent = rows.finish().map_err(PipeError::Malformed)?;
+    if sent > 0 {
+        bytes += sink.send(&mut block, pace).await?;
+    }
+    told(sent, bytes);
+    Ok(Piped { sent, taken: sink.finish().await? })
+}
+
+/// Where blocks go. The target is asked to take them with the first one.
+struct Sink<'c> {
+    closed: Option<&'c mut PgConnection>,
+    open: Option<PgCopyIn<&'c mut PgConnection>>,
+    statement: &'c str,
+}
+
+impl Sink<'_> {
+    /// Sends a block and empties it; how many bytes it had.
+    async fn send(&mut self, block: &mut Block, pace: &Pace) -> Result<u64, PipeError> {
+        let bytes = u64::try_from(block.bytes().len()).unwrap_or(u64::MAX);
+        pace.take(bytes).await;
+        if let Some(conn) = self.closed.take() {
+            self.open = Some(conn.copy_in_raw(self.statement).await.map_err(PipeError::Target)?);
+        }
+        if let Some(open) = &mut self.open {
+            let mut settled = true;
+            let sent = deadline::answer(open.send(block.bytes()), SILENCE, &mut settled, || ()).await;
+            sent.map(drop).map_err(PipeError::Target)?;
+        }
+        block.clear();
+        Ok(bytes)
+    }
+
+    /// How many rows the target stored.
+    async fn finish(self) -> Result<u64, PipeError> {
+        match self.open {
+            Some(open) => open.finish().await.map_err(PipeError::Target),
+            None => Ok(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::moves::plan::tests::odd;
+
+    #[test]
+    fn names_are_quoted_and_computed_columns_left_out() {
+        let statements = Statements::of(&odd("Order\"; DROP", &[]), TenantId::from_uuid(Uuid::from_u128(7)));
+        assert_eq!(
+            statements.copy_out,
+            r#"COPY (SELECT "t"."tenant_id", "t"."no" FROM ONLY "Odd ""Shop"."Order""; DROP" AS "t" WHERE "t".tenant_id = '00000000-0000-0000-0000-000000000007'::uuid) TO STDOUT (FORMAT binary)"#
+        );
+        assert_eq!(
+            statements.copy_in,
+            r#"COPY "Odd ""Shop"."Order""; DROP" ("tenant_id", "no") FROM STDIN (FORMAT binary)"#
+        );
+        assert_eq!(statements.columns, 2);
+    }
+}
