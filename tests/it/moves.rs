@@ -4,3 +4,4 @@ mod copy;
 mod fence;
 mod pair;
 mod plan;
+mod verify;

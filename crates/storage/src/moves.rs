@@ -4,6 +4,7 @@
 //! - [`session`] the mover's sessions on the two databases
 //! - [`pace`] how fast, so that the neighbours notice little
 //! - [`copy`] the rows of one snapshot, streamed from the source into the target
+//! - [`verify`] whether both sides hold the same rows, and which ones differ
 //! - [`fence`] closes the tenant on the one side and opens it on the other
 //!
 //! Nothing here decides where a tenant is: that is one row of the registry.
@@ -22,3 +23,4 @@ pub mod fence;
 pub mod pace;
 pub mod plan;
 pub mod session;
+pub mod verify;

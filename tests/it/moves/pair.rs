@@ -153,6 +153,18 @@ impl Pair {
         connect(&self.target_admin).await
     }
 
+    /// The hard table's names in the order of its key.
+    pub(crate) async fn ordered_names(&self, on_target: bool, tenant: TenantId) -> Vec<String> {
+        let admin = if on_target { &self.target_admin } else { &self.source_admin };
+        sqlx::query_scalar(
+            r#"SELECT name::text FROM "Odd ""Shop"."A; hard one" AS t WHERE tenant_id = $1 ORDER BY t.name"#,
+        )
+        .bind(tenant.as_uuid())
+        .fetch_all(&mut connect(admin).await)
+        .await
+        .unwrap()
+    }
+
     pub(crate) async fn plan_of(&self, schemas: &[&str]) -> Result<MovePlan, PlanError> {
         plan(&self.source, schemas, Checks::Kept).await
     }
@@ -197,6 +209,27 @@ impl Pair {
             tokio::task::yield_now().await;
         }
     }
+
+    /// What sessions that have ended read of the shop's tables.
+    pub(crate) async fn reads(&self, on_target: bool) -> Reads {
+        let admin = if on_target { &self.target_admin } else { &self.source_admin };
+        let (table_scans, index_entries) = sqlx::query_as(
+            "SELECT sum(seq_scan)::bigint,
+                (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE schemaname = $1)
+            FROM pg_stat_user_tables WHERE schemaname = $1",
+        )
+        .bind(SHOP)
+        .fetch_one(&mut connect(admin).await)
+        .await
+        .unwrap();
+        Reads { table_scans, index_entries }
+    }
+}
+
+/// What was read of the tables of a database.
+pub(crate) struct Reads {
+    pub(crate) table_scans: i64,
+    pub(crate) index_entries: i64,
 }
 
 /// The shop's tables and those of no tenant.
