@@ -4,6 +4,8 @@
 //! - [`session`] the mover's sessions on the two databases
 //! - [`pace`] how fast, so that the neighbours notice little
 //! - [`copy`] the rows of one snapshot, streamed from the source into the target
+//! - [`lsn`] positions in a write-ahead log
+//! - [`progress`] how far that is, kept beside what was applied
 //! - [`verify`] whether both sides hold the same rows, and which ones differ
 //! - [`fence`] closes the tenant on the one side and opens it on the other
 //!
@@ -20,7 +22,9 @@
 
 pub mod copy;
 pub mod fence;
+pub mod lsn;
 pub mod pace;
 pub mod plan;
+pub mod progress;
 pub mod session;
 pub mod verify;

@@ -194,6 +194,7 @@ fn usual(of: &str, sql: &str, n: usize) -> String {
         "json" | "jsonb" => "{}",
         "numeric" | "double precision" => "1.5",
         "text" | "varchar" | "name" if sql.contains(&format!("${n}::text::inet")) => "192.0.2.1",
+        "text" | "varchar" | "name" if sql.contains(&format!("${n}::text::pg_lsn")) => "0/16B3748",
         "text" | "varchar" | "name" => "orkester",
         "time" => "12:00",
         "timestamptz" => "2025-03-01T12:00:00Z",

@@ -127,7 +127,7 @@ pub(super) const RIGHTS: &[Right] = &[
     right(MOVER, "app", On::Schema, &["USAGE"]),
     right(APP, "app", On::Tables(&["marker", "migrations", "tenant_fence"]), READ),
     right(MOVER, "app", On::Tables(&["marker", "migrations"]), READ),
-    right(MOVER, "app", On::Tables(&["tenant_fence"]), EVERYTHING),
+    right(MOVER, "app", On::Tables(&["tenant_fence", "move_progress"]), EVERYTHING),
     right(APP, "app", On::Routine("tenant_id"), &["EXECUTE"]),
     right(MOVER, "app", On::Routine("tenant_id"), &["EXECUTE"]),
     right(APP, "app", On::Routine("enter"), &["EXECUTE"]),
