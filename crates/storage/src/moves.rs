@@ -5,6 +5,7 @@
 //! - [`pace`] how fast, so that the neighbours notice little
 //! - [`copy`] the rows of one snapshot, streamed from the source into the target
 //! - [`lsn`] positions in a write-ahead log
+//! - [`pgoutput`] what logical decoding says of a transaction
 //! - [`progress`] how far that is, kept beside what was applied
 //! - [`verify`] whether both sides hold the same rows, and which ones differ
 //! - [`fence`] closes the tenant on the one side and opens it on the other
@@ -24,6 +25,7 @@ pub mod copy;
 pub mod fence;
 pub mod lsn;
 pub mod pace;
+pub mod pgoutput;
 pub mod plan;
 pub mod progress;
 pub mod session;
