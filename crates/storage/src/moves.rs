@@ -4,6 +4,7 @@
 //! - [`session`] the mover's sessions on the two databases
 //! - [`pace`] how fast, so that the neighbours notice little
 //! - [`copy`] the rows of one snapshot, streamed from the source into the target
+//! - [`slot`] the replication slot, its publication, and the session that streams from it
 //! - [`lsn`] positions in a write-ahead log
 //! - [`pgoutput`] what logical decoding says of a transaction
 //! - [`progress`] how far that is, kept beside what was applied
@@ -29,4 +30,5 @@ pub mod pgoutput;
 pub mod plan;
 pub mod progress;
 pub mod session;
+pub mod slot;
 pub mod verify;

@@ -1,0 +1,139 @@
+//! The publication that lets one tenant's rows through.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+use stagesub_tenancy::TenantId;
+
+use crate::catalogue::TableName;
+
+/// A publication was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublicationError {
+    /// The statement failed.
+    #[error("a move's publication could not be made or removed")]
+    Database(#[from] sqlx::Error),
+    /// A table's old rows are told apart by something else than a primary key that has the tenant in it: the
+    /// publication would make every tenant's updates of the table fail, or the old rows could not be found.
+    #[error("{table} cannot be published: {why}")]
+    Identity {
+        /// The table.
+        table: TableName,
+        /// What identifies its rows.
+        why: &'static str,
+    },
+    /// A table is not there, or is no table.
+    #[error("{0} is no table that could be published")]
+    NoTable(TableName),
+}
+
+/// Makes the publication of these tables' rows that are the tenant's. Rows that come, change and go are published;
+/// that a table is emptied is not, because that names no rows. Tables whose rows cannot be told apart with the tenant in them
+/// are refused before anything is made.
+///
+/// # Errors
+/// [`PublicationError`].
+pub async fn create_publication(
+    conn: &mut PgConnection,
+    name: &str,
+    tenant: TenantId,
+    tables: &[TableName],
+) -> Result<(), PublicationError> {
+    for table in tables {
+        refuse_identity(conn, table).await?;
+    }
+    let (schemas, names): (Vec<String>, Vec<String>) =
+        tables.iter().map(|table| (table.schema.clone(), table.name.clone())).unzip();
+    let statement = sqlx::query_scalar!(
+        r#"SELECT format('CREATE PUBLICATION %I FOR TABLE %s WITH (publish = %L)', $1::text,
+                      string_agg(format('%I.%I WHERE (tenant_id = %L)', t.schema, t.name, $2::uuid), ', '),
+                      'insert, update, delete') AS "statement!"
+           FROM unnest($3::text[], $4::text[]) AS t (schema, name)"#,
+        name,
+        tenant.as_uuid(),
+        &schemas,
+        &names
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    // The server has quoted its names.
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(conn).await?;
+    Ok(())
+}
+
+/// Removes a publication, if it is there.
+///
+/// # Errors
+/// [`PublicationError::Database`].
+pub async fn drop_publication(conn: &mut PgConnection, name: &str) -> Result<(), PublicationError> {
+    let statement = sqlx::query_scalar!(
+        r#"SELECT format('DROP PUBLICATION IF EXISTS %I', $1::text) AS "statement!""#,
+        name
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(conn).await?;
+    Ok(())
+}
+
+async fn refuse_identity(conn: &mut PgConnection, table: &TableName) -> Result<(), PublicationError> {
+    let found = sqlx::query!(
+        r#"SELECT c.relreplident::text AS "identity!", c.relkind::text AS "kind!",
+                  p.indrelid IS NOT NULL AS "keyed!", coalesce(p.indimmediate, false) AS "immediate!",
+                  EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = c.oid AND a.attname = 'tenant_id'
+                              AND a.attnum = ANY(p.indkey::smallint[])) AS "of_tenant!"
+           FROM pg_catalog.pg_class AS c
+           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+           LEFT JOIN pg_catalog.pg_index AS p ON p.indrelid = c.oid AND p.indisprimary
+           WHERE n.nspname = $1 AND c.relname = $2"#,
+        table.schema,
+        table.name
+    )
+    .fetch_optional(conn)
+    .await?;
+    let Some(found) = found.filter(|found| found.kind == "r") else {
+        return Err(PublicationError::NoTable(table.clone()));
+    };
+    match unfit(&found.identity, found.keyed, found.immediate, found.of_tenant) {
+        Some(why) => Err(PublicationError::Identity { table: table.clone(), why }),
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with what identifies a table's rows.
+fn unfit(identity: &str, keyed: bool, immediate: bool, of_tenant: bool) -> Option<&'static str> {
+    match (identity, keyed, immediate, of_tenant) {
+        ("n", ..) => Some("its replica identity is NOTHING"),
+        ("i", ..) => Some("its replica identity is an index and not its primary key"),
+        (_, false, ..) => Some("it has no primary key"),
+        (_, true, _, false) => Some("its primary key lacks tenant_id"),
+        // Postgres takes no such key for an identity.
+        ("d", true, false, _) => Some("its primary key is deferrable"),
+        // All of the old row is sent, its key among it.
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_told_apart_by_a_key_that_has_the_tenant() {
+        for (identity, keyed, immediate, of_tenant, fit) in [
+            ("d", true, true, true, true),
+            ("f", true, true, true, true),
+            ("f", true, false, true, true),
+            ("d", true, false, true, false),
+            ("d", true, true, false, false),
+            ("f", true, true, false, false),
+            ("d", false, false, false, false),
+            ("f", false, false, false, false),
+            ("n", true, true, true, false),
+            ("i", true, true, true, false),
+        ] {
+            let unfit = unfit(identity, keyed, immediate, of_tenant);
+            assert_eq!(unfit.is_none(), fit, "{identity} {keyed} {immediate} {of_tenant}");
+        }
+    }
+}
