@@ -1,7 +1,10 @@
 //! Moving a tenant from one database to another.
 
+mod apply;
 mod copy;
 mod fence;
 mod pair;
 mod plan;
+mod stream;
+mod streamed;
 mod verify;

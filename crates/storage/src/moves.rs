@@ -7,6 +7,7 @@
 //! - [`slot`] the replication slot, its publication, and the session that streams from it
 //! - [`lsn`] positions in a write-ahead log
 //! - [`pgoutput`] what logical decoding says of a transaction
+//! - [`apply`] brings what was streamed into the other database, exactly once
 //! - [`progress`] how far that is, kept beside what was applied
 //! - [`verify`] whether both sides hold the same rows, and which ones differ
 //! - [`fence`] closes the tenant on the one side and opens it on the other
@@ -22,6 +23,7 @@
 //!   a copy without rows.
 //! - Memory does not grow with the tenant: a copy holds one block and one row per stream, a comparison one chunk of keys.
 
+pub mod apply;
 pub mod copy;
 pub mod fence;
 pub mod lsn;
