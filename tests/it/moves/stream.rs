@@ -286,8 +286,8 @@ async fn a_second_reader_of_a_slot_and_a_second_slot_of_a_name_are_refused() {
     let _stream = pair.open(Direction::Forward).await.start(Lsn(0)).await.expect("a stream");
     let mut second = pair.reopen(Direction::Forward).await;
     let refused = second.create().await.unwrap_err();
-    assert!(super::streamed::chain(&refused).contains("42710"), "{}", super::pair::chain(&refused));
+    assert!(super::streamed::chain(&refused).contains("42710"), "{}", super::streamed::chain(&refused));
     let refused = second.start(Lsn(0)).await.unwrap_err();
-    assert!(super::streamed::chain(&refused).contains("55006"), "{}", super::pair::chain(&refused));
+    assert!(super::streamed::chain(&refused).contains("55006"), "{}", super::streamed::chain(&refused));
     pair.close().await;
 }

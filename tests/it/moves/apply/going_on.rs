@@ -7,7 +7,7 @@ use stagesub_storage::moves::progress::{self, Direction};
 use stagesub_storage::moves::slot::{ChangeStream, Changes, Event, StreamError, stream_name};
 use stagesub_tests::database::{connect, run};
 
-use super::super::pair::{Flow, Pair, chain};
+use super::super::streamed::{Flow, Pair, chain};
 use crate::tenant_tx::lab::{scalar, until};
 
 /// A stream whose source is never told what is durable: what is left when whoever applies dies between the target's
