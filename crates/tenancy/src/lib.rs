@@ -17,7 +17,8 @@
 //!
 //! Beside the path: [`tenant`], [`subdomain`] and [`placement`] are its values, [`quota`] the rules of limits,
 //! [`fair`] the turns of tenants at what they share, [`nodes`] each server's part of it, [`clock`] the time,
-//! [`usage`] who used how much of the databases, [`prove`] attacks on isolation and what became of them. The feature `axum` adds `http`, a layer and an
+//! [`usage`] who used how much of the databases, [`moves`] a tenant's move to another database, [`prove`] attacks on
+//! isolation and what became of them. The feature `axum` adds `http`, a layer and an
 //! extractor; the feature `rate` adds `rate`, how often somebody may ask; the feature `testing` adds `testing`,
 //! doubles for a service's own tests.
 //!
@@ -140,6 +141,7 @@ pub mod fair;
 pub mod host;
 #[cfg(feature = "axum")]
 pub mod http;
+pub mod moves;
 pub mod nodes;
 pub mod placement;
 pub mod pools;

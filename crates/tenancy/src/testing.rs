@@ -20,6 +20,8 @@ use crate::tenant::{ConfigVersion, Tenant, TenantId, TenantStatus};
 pub use crate::clock::MockClock;
 pub use crate::directory::follow::MockChangeSink;
 pub use crate::directory::{MockChangeFeed, MockChangeSignal, MockTenantDirectory};
+pub use crate::moves::plane::MockDataPlane;
+pub use crate::moves::registry::MockMoveRegistry;
 pub use directory::InMemoryDirectory;
 pub use pools::{FactoryStats, InMemoryPool, InMemoryPoolFactory};
 
