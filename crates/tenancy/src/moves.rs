@@ -7,6 +7,8 @@
 //! | [`record`] | the stored move, and what belongs to it |
 //! | [`registry`] | port: where moves are stored, leased and **decided** |
 //! | [`plane`] | port: everything that is done to the two databases |
+//! | [`failpoint`] | where a test may stop a mover |
+//! | [`mover`] | drives one move that it holds, and recovers what another left |
 //!
 //! # A cutover
 //!
@@ -38,11 +40,17 @@
 //! - What has to be removed one day is written down before it is made.
 //! - An abort that was accepted is never followed by the decision.
 
+pub mod failpoint;
+pub mod mover;
 pub mod plane;
 pub mod record;
 pub mod registry;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
+pub use failpoint::{Failpoints, Point};
+pub use mover::{Driven, Mover, MoverSettings};
 pub use plane::{DataPlane, PlaneError};
 pub use record::{
     Cleanup, FencingToken, Held, Move, MoveId, MovePrefix, NewMove, Note, Requester, TableProgress,

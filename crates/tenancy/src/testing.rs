@@ -20,6 +20,7 @@ use crate::tenant::{ConfigVersion, Tenant, TenantId, TenantStatus};
 pub use crate::clock::MockClock;
 pub use crate::directory::follow::MockChangeSink;
 pub use crate::directory::{MockChangeFeed, MockChangeSignal, MockTenantDirectory};
+pub use crate::moves::failpoint::MockFailpoints;
 pub use crate::moves::plane::MockDataPlane;
 pub use crate::moves::registry::MockMoveRegistry;
 pub use directory::InMemoryDirectory;

@@ -1,0 +1,216 @@
+//! What comes before a cutover, between two, and after the last.
+
+use tokio::time::sleep;
+
+use super::{Drive, Halt, halt};
+use crate::moves::failpoint::Point;
+use crate::moves::plane::CopyProgress;
+use crate::moves::record::{Note, Object};
+use crate::moves::state::{MovePath, MoveState, Request};
+
+impl Drive<'_> {
+    /// Looks what stands in the way, writes down what will be made, and makes the target ready.
+    pub(super) async fn prepare(&mut self) -> Result<(), Halt> {
+        let plane = &self.mover.plane;
+        let moved = &self.held.moved;
+        let fingerprint = self
+            .unless_aborted(async {
+                let obstacles = self.timed("looking for obstacles", plane.preflight(moved)).await?;
+                if !obstacles.is_empty() {
+                    return Err(Halt::Refused(obstacles.join("; ")));
+                }
+                self.write_plan().await?;
+                self.reach(Point::Planned).await;
+                plane.prepare(moved).await.map_err(halt)
+            })
+            .await?;
+        let to = if moved.path == MovePath::Short { MoveState::Fence } else { MoveState::Slot };
+        self.advance(to, Note { fingerprint: Some(fingerprint), ..Note::default() }).await
+    }
+
+    /// Writes down what will be made. Nothing is made before that.
+    async fn write_plan(&self) -> Result<(), Halt> {
+        let cleanups = self.timed("planning", self.mover.plane.plan(&self.held.moved)).await?;
+        let planned = self.mover.registry.plan_cleanups(&self.held, cleanups);
+        if self.asked("planning", planned).await? { Ok(()) } else { Err(Halt::Lost) }
+    }
+
+    /// Makes the streams and the snapshot.
+    pub(super) async fn open(&mut self) -> Result<(), Halt> {
+        self.unless_aborted(async {
+            // Once more, right before: who has lost the move makes nothing that nobody would remove.
+            self.write_plan().await?;
+            self.mover.plane.open(&self.held.moved).await.map_err(halt)
+        })
+        .await?;
+        self.advance(MoveState::Copy, Note::default()).await
+    }
+
+    /// Copies, and writes down how far it is.
+    pub(super) async fn copy(&mut self) -> Result<(), Halt> {
+        let (progress, mut told) = CopyProgress::new();
+        let copy = async { self.mover.plane.copy(&self.held.moved, progress).await.map_err(halt) };
+        let record = async {
+            loop {
+                sleep(self.mover.settings.rest).await;
+                if told.has_changed().unwrap_or(false) {
+                    let tables = told.borrow_and_update().clone();
+                    match self.record(tables).await {
+                        // The copy does not begin again for that.
+                        Err(Halt::Later(why)) => {
+                            tracing::warn!(moved = %self.held.moved.id, why, "not written down");
+                        }
+                        recorded => recorded?,
+                    }
+                }
+            }
+        };
+        self.unless_aborted(async {
+            tokio::select! {
+                copied = copy => copied,
+                failed = record => failed,
+            }
+        })
+        .await?;
+        let tables = told.borrow().clone();
+        self.record(tables).await?;
+        self.advance(MoveState::CatchUp, Note::default()).await
+    }
+
+    async fn record(&self, tables: Vec<crate::moves::record::TableProgress>) -> Result<(), Halt> {
+        let recorded = self.mover.registry.record_tables(&self.held, tables);
+        if self.asked("writing down how far the copy is", recorded).await? { Ok(()) } else { Err(Halt::Lost) }
+    }
+
+    /// Streams until the target is close behind.
+    pub(super) async fn catch_up(&mut self) -> Result<(), Halt> {
+        self.unless_aborted(async {
+            self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await?;
+            self.close_behind().await
+        })
+        .await?;
+        self.advance(MoveState::Verify, Note::default()).await
+    }
+
+    /// Compares everything, then what changed since until that is little.
+    pub(super) async fn verify(&mut self) -> Result<(), Halt> {
+        let (plane, moved) = (&self.mover.plane, &self.held.moved);
+        self.unless_aborted(async {
+            self.timed("resuming the streams", plane.resume(moved)).await?;
+            let verdict = plane.verify(moved).await.map_err(halt)?;
+            tracing::info!(moved = %moved.id, rows = verdict.rows, "both sides were compared");
+            if !verdict.differences.is_empty() {
+                return Err(differ(&verdict.differences));
+            }
+            self.close_enough().await
+        })
+        .await?;
+        self.advance(MoveState::Fence, Note::default()).await
+    }
+
+    /// Little is left to be compared, and the stream is close behind: live round trips, since a lag that was measured
+    /// says nothing of a stream that is not even connected.
+    async fn close_enough(&self) -> Result<(), Halt> {
+        while self.timed("settling", self.mover.plane.settle(&self.held.moved)).await?
+            > self.mover.settings.dirty
+        {
+            self.pause().await;
+        }
+        self.close_behind().await
+    }
+
+    async fn close_behind(&self) -> Result<(), Halt> {
+        let settings = &self.mover.settings;
+        let mut soon = 0;
+        while soon < settings.round_trips {
+            let lag = self.timed("a round trip", self.mover.plane.catch_up(&self.held.moved)).await?;
+            if lag.round_trip <= settings.round_trip {
+                soon += 1;
+            } else {
+                soon = 0;
+                self.pause().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tenant is served at the other side, and the one before follows, until somebody says where it is to stay.
+    pub(super) async fn accompany(&mut self) -> Result<(), Halt> {
+        // Nothing follows on the short path.
+        if self.held.moved.path == MovePath::Short {
+            return self.advance(MoveState::Finished, Note::default()).await;
+        }
+        self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await?;
+        loop {
+            // What the lease's renewal told may have been answered since.
+            let found = self.mover.registry.find(self.held.moved.id);
+            let found = self.asked("reading the move", found).await?.ok_or(Halt::Lost)?;
+            match found.wanted {
+                Some(Request::Finish) => return self.advance(MoveState::Finished, Note::default()).await,
+                Some(Request::Back) => {
+                    self.close_enough_back().await?;
+                    return self.advance(MoveState::Back, Note::default()).await;
+                }
+                Some(Request::Abort) | None => {}
+            }
+            tokio::select! {
+                changed = self.wanted.changed() => changed.map_err(|_| Halt::Lost)?,
+                // A stream that stands still is found here, and not when it is needed.
+                () = sleep(self.mover.settings.rest) => {
+                    self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await?;
+                }
+            }
+        }
+    }
+
+    /// As before the first cutover, with the sides as they will be.
+    async fn close_enough_back(&self) -> Result<(), Halt> {
+        let Some(swapped) = self.held.moved.stepped(MoveState::Back) else {
+            return Err(Halt::Refused("the tenant cannot go back from here".to_owned()));
+        };
+        let held = crate::moves::record::Held { moved: swapped, ..self.held.clone() };
+        let swapped = Drive { mover: self.mover, held, wanted: self.wanted.clone(), grip: self.grip };
+        swapped.close_enough().await
+    }
+
+    /// Stays where it is. Of a cutover that is on, the directory is told first.
+    pub(super) async fn abort(&mut self, why: &str) -> Result<(), Halt> {
+        if self.state() == MoveState::Fence {
+            return self.settle_cutover(why, false).await;
+        }
+        self.advance(MoveState::Aborted, Note::error(why)).await
+    }
+
+    /// Removes what the move had made, all but the rows that the tenant is served from.
+    pub(super) async fn tidy(&mut self) -> Result<(), Halt> {
+        let serving = self.held.moved.located().placement.database();
+        let outstanding = self.mover.registry.outstanding(self.held.moved.id);
+        let mut failed = None;
+        for cleanup in self.asked("reading what is left", outstanding).await? {
+            if !(cleanup.object == Object::Rows && cleanup.database == serving) {
+                let removed = self.mover.plane.remove(&self.held.moved, &cleanup).await;
+                if let Err(error) = removed {
+                    // What is left of the others does not wait for it.
+                    failed.get_or_insert(halt(error));
+                    continue;
+                }
+            }
+            self.reach(Point::Removed).await;
+            let cleaned = self.mover.registry.cleaned(&self.held, &cleanup);
+            if !self.asked("writing down what was removed", cleaned).await? {
+                return Err(Halt::Lost);
+            }
+        }
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        let ended = self.mover.registry.end(&self.held);
+        self.held.moved = self.asked("ending the move", ended).await?.ok_or(Halt::Lost)?;
+        Ok(())
+    }
+}
+
+/// Both sides differ.
+pub(super) fn differ(differences: &[String]) -> Halt {
+    Halt::Refused(format!("both sides differ: {}", differences.join("; ")))
+}
