@@ -5,6 +5,7 @@ mod copy;
 mod fence;
 mod pair;
 mod plan;
+mod registry;
 mod stream;
 mod streamed;
 mod verify;

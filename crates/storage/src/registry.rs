@@ -41,6 +41,7 @@ mod idempotency;
 pub mod known;
 mod lock;
 pub mod logins;
+pub mod moves;
 pub mod nodes;
 #[cfg(feature = "orchestra")]
 pub mod people;

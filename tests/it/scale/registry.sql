@@ -65,6 +65,31 @@ INSERT INTO registry.tenant_usage (hour, tenant_id, database_us, pool_wait_us, t
 SELECT date_trunc('hour', now(), 'UTC') - h * interval '1 hour', m.id, n, n, n, n, n
 FROM generate_series(0, 47) AS h JOIN made AS m ON m.n % 10 = 0;
 
+-- Every second tenant was moved once, and some are being moved now.
+INSERT INTO registry.moves
+    (id, tenant_id, source_id, source_placement, target_id, target_placement, path, state, heading, epoch, prefix, owner,
+    token, lease_until, ended_at)
+SELECT gen_random_uuid(), m.id, shared.id, 'shared', own.id, 'dedicated', 'stream',
+       CASE WHEN m.n % 200 > 0 THEN 'finished'
+            ELSE (ARRAY['copy', 'catch_up', 'verify', 'fence', 'decided', 'active', 'back', 'aborted'])[1 + m.n / 200 % 8] END,
+       'target', 1, repeat('0', 32), CASE WHEN m.n % 200 = 0 THEN own.id END, 1,
+       CASE WHEN m.n % 200 = 0 THEN now() + m.n % 3000 * interval '1 second' ELSE '-infinity' END,
+       CASE WHEN m.n % 200 > 0 THEN now() END
+FROM made AS m
+CROSS JOIN (SELECT id FROM registry.databases WHERE kind = 'shared' ORDER BY id LIMIT 1) AS shared
+JOIN (SELECT id, row_number() OVER (ORDER BY id) AS n FROM registry.databases WHERE kind = 'dedicated') AS own
+    ON own.n = 1 + m.n % 2000
+WHERE m.n % 2 = 0;
+
+INSERT INTO registry.move_tables (move_id, schema_name, table_name, place, rows, bytes, done)
+SELECT m.id, 'tenant', 'table_' || t, t, 1000, 100000, m.ended_at IS NOT NULL
+FROM registry.moves AS m CROSS JOIN generate_series(1, 3) AS t;
+
+INSERT INTO registry.move_cleanups (move_id, object, database_id, name, place, done_at)
+SELECT m.id, c.object, m.source_id, 'stagesub_move', c.place, m.ended_at
+FROM registry.moves AS m
+CROSS JOIN UNNEST('{rows,publication,slot}'::text[]) WITH ORDINALITY AS c (object, place);
+
 UPDATE registry.version SET version = 300000;
 
 ANALYZE;

@@ -85,7 +85,7 @@ pub(super) const RIGHTS: &[Right] = &[
     right(
         CONTROL,
         "registry",
-        On::Tables(&["tenants", "databases", "directory"]),
+        On::Tables(&["tenants", "databases", "directory", "moves", "move_tables", "move_cleanups"]),
         &["SELECT", "INSERT", "UPDATE"],
     ),
     right(
