@@ -3,6 +3,7 @@
 mod apply;
 mod copy;
 mod fence;
+mod mover;
 mod pair;
 mod plan;
 mod registry;
