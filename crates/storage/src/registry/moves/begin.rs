@@ -13,9 +13,9 @@ pub(super) async fn begin(registry: &PgMoveRegistry, wanted: &NewMove) -> Result
     let mut tx = registry.start().await?;
     let begun = write(&mut tx, wanted).await;
     if begun.is_ok() {
-        commit(tx).await?
+        commit(tx).await?;
     } else {
-        undo(tx).await?
+        undo(tx).await?;
     }
     begun
 }
