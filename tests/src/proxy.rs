@@ -136,12 +136,13 @@ enum Order {
 }
 
 impl Orders {
-    /// A COMMIT is a simple query, alone or among others; the pools send it in one piece.
-    fn on(&self, message: &[u8]) -> Order {
+    /// A COMMIT is a simple query, alone or among others; the pools send it in one piece. `reads` tells whether the
+    /// transaction that it ends was begun to read only.
+    fn on(&self, message: &[u8], reads: bool) -> Order {
         // Not the COMMITTED of a BEGIN.
         let says_commit = |text: &[u8]| text == b"COMMIT;" || text == b"COMMIT\0";
         // Nor the end of a read, which nobody waits for: it comes when it comes.
-        let ends_read = message.get(5..).is_some_and(|text| text.starts_with(b"COMMIT;RESET ALL"));
+        let ends_read = reads && message.get(5..).is_some_and(|text| text.starts_with(b"COMMIT;RESET ALL"));
         let is_commit = message.first() == Some(&b'Q') && !ends_read && message.windows(7).any(says_commit);
         if !is_commit {
             return Order::Pass;
@@ -164,6 +165,7 @@ where
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    let mut reads = false;
     loop {
         tokio::select! {
             read = from_client.read(&mut asked) => {
@@ -171,7 +173,11 @@ where
                 if message.is_empty() {
                     return Ok(());
                 }
-                match orders.on(message) {
+                let order = orders.on(message, reads);
+                if message.windows(6).any(|text| text == b"BEGIN ") {
+                    reads = message.windows(10).any(|text| text == b"READ ONLY;");
+                }
+                match order {
                     Order::Pass => to_server.write_all(message).await?,
                     Order::Cut => return Ok(()),
                     Order::CutAfter => {
