@@ -131,8 +131,8 @@ async fn a_move_goes_there_and_back_and_ends_where_it_is_told_to() {
     let plane = Arc::new(Paper::default());
     plane.slow.store(2, Ordering::Relaxed);
     let driven = tokio::spawn({
-        let mover = mover(&desk, &plane);
-        async move { mover.step().await }
+        let node = mover(&desk, &plane);
+        async move { node.step().await }
     });
     let served_by = async |side| {
         until("it is active", async || {
