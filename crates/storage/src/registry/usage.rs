@@ -105,6 +105,7 @@ impl UsageLedger for PgUsageLedger {
     async fn top(&self, by: UsageBy, hours: u32, limit: u32) -> Result<UsageReport, DirectoryError> {
         let hours = i32::try_from(hours.clamp(1, HOURS_KEPT)).unwrap_or(i32::MAX);
         // The first row is the total: whatever is listed, it is read with it.
+        // OFFSET 0: how many are listed is not known when it is planned, and all tenants would be read to join them.
         let rows = sqlx::query_as!(
             Row,
             r#"WITH used AS (
@@ -135,7 +136,8 @@ impl UsageLedger for PgUsageLedger {
             UNION ALL
             SELECT now(), 'tenant', t.id, t.code, t.subdomain, l.most, l.database_us, l.pool_wait_us, l.transactions,
                 l.statements, l.rows
-            FROM listed AS l JOIN registry.tenants AS t ON t.id = l.tenant_id
+            FROM listed AS l
+            CROSS JOIN LATERAL (SELECT * FROM registry.tenants WHERE id = l.tenant_id OFFSET 0) AS t
             ORDER BY 2 DESC, 6 DESC, 3"#,
             hours,
             by.as_str(),
