@@ -1,6 +1,7 @@
 //! The attacks on a database: all of them fail where the fences stand, and where one is missing the kit says
 //! which.
 
+mod dedicated;
 mod embedder;
 mod scratch;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use stagesub_tenancy::prove::{Attack, Outcome};
-use stagesub_tenancy::{Access, BeginError, PlacementEpoch, TenantId};
+use stagesub_tenancy::{Access, BeginError, OpenError, PlacementEpoch, RouteError, TenantId};
 use uuid::Uuid;
 
 use super::error::ProveError;
@@ -157,12 +157,23 @@ pub(super) async fn attack_reads(
             let outcome = match path.read(tenant, read).await {
                 Ok(rows) => Outcome::Reached(format!("it was read, with {rows} rows")),
                 Err(ReadError::Begin(BeginError::Moved)) => Outcome::Refused,
+                // A tenant's own database is nobody else's, which it says before anything is begun on it.
+                Err(ReadError::Begin(BeginError::Route(error)))
+                    if tenant == nobody && is_anothers(&error) =>
+                {
+                    Outcome::Refused
+                }
                 Err(error) => not_carried_out(words(&error)),
             };
             attacks.push(label.attack(SUITE, ONE_MESSAGE, format!("{case}, {what}"), outcome));
         }
     }
     attacks
+}
+
+/// Whether no pool was opened, because the database is marked as another tenant's.
+fn is_anothers(error: &RouteError) -> bool {
+    matches!(error, RouteError::Open(error) if matches!(error.root(), OpenError::WrongDatabase { .. }))
 }
 
 /// Attacks `app.enter`.
