@@ -1,6 +1,7 @@
 //! Processor time by the scheduler's own account, in nanoseconds.
 
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::WORKERS;
@@ -8,14 +9,40 @@ use super::WORKERS;
 /// Reads the time that the worker threads of this process and some backends have run.
 #[derive(Debug)]
 pub struct Meter {
-    backends: Vec<i32>,
+    backends: Vec<Backend>,
     workers: bool,
+}
+
+/// A process, and what it had run when it was last read.
+#[derive(Debug)]
+struct Backend {
+    pid: i32,
+    ran: AtomicU64,
+}
+
+impl Backend {
+    /// A pool may have given one up that nobody used for long; what it ran stays in the sum.
+    fn read(&self) -> u64 {
+        match fs::read_to_string(format!("/proc/{}/schedstat", self.pid)) {
+            Ok(text) => {
+                let ran = nanoseconds(&text);
+                self.ran.store(ran, Ordering::Relaxed);
+                ran
+            }
+            Err(error) => {
+                let ran = self.ran.load(Ordering::Relaxed);
+                assert!(ran > 0, "the backend {} was never there: {error}", self.pid);
+                ran
+            }
+        }
+    }
 }
 
 impl Meter {
     /// A meter that counts these backends.
     #[must_use]
     pub fn new(backends: Vec<i32>) -> Self {
+        let backends = backends.into_iter().map(|pid| Backend { pid, ran: AtomicU64::new(0) }).collect();
         Self { backends, workers: true }
     }
 
@@ -28,10 +55,10 @@ impl Meter {
     /// What they have run since they began.
     ///
     /// # Panics
-    /// When a backend is gone or the system has no schedstat: a figure that leaves some out would be wrong.
+    /// When a backend was never there or the system has no schedstat: a figure that leaves some out would be wrong.
     #[must_use]
     pub fn read(&self) -> Duration {
-        let backends: u64 = self.backends.iter().map(|pid| run(&format!("/proc/{pid}/schedstat"))).sum();
+        let backends: u64 = self.backends.iter().map(Backend::read).sum();
         let workers = if self.workers { workers() } else { 0 };
         Duration::from_nanos(workers + backends)
     }
@@ -50,6 +77,10 @@ fn workers() -> u64 {
 }
 
 fn run(path: &str) -> u64 {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    nanoseconds(&fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}")))
+}
+
+/// What a `schedstat` begins with.
+fn nanoseconds(text: &str) -> u64 {
     text.split_whitespace().next().and_then(|ran| ran.parse().ok()).expect("it begins with nanoseconds")
 }
