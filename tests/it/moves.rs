@@ -10,3 +10,4 @@ mod registry;
 mod stream;
 mod streamed;
 mod verify;
+mod whole;

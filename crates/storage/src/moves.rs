@@ -11,6 +11,7 @@
 //! - [`progress`] how far that is, kept beside what was applied
 //! - [`verify`] whether both sides hold the same rows, and which ones differ
 //! - [`fence`] closes the tenant on the one side and opens it on the other
+//! - [`plane`] puts them together: what the state machine of `stagesub_tenancy::moves` calls
 //!
 //! Nothing here decides where a tenant is: that is one row of the registry.
 //!
@@ -30,6 +31,7 @@ pub mod lsn;
 pub mod pace;
 pub mod pgoutput;
 pub mod plan;
+pub mod plane;
 pub mod progress;
 pub mod session;
 pub mod slot;

@@ -79,7 +79,7 @@ impl DataPlane for Paper {
     }
 
     async fn lock(&self, _moved: &Move, _within: Duration) -> Result<Lock, PlaneError> {
-        Ok(Lock::Held)
+        Ok(Lock::Held { waited: Duration::ZERO })
     }
 
     async fn fence(&self, _moved: &Move) -> Result<(), PlaneError> {

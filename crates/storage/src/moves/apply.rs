@@ -26,6 +26,7 @@
 mod change;
 mod control;
 mod error;
+mod keys;
 mod net;
 mod prefix;
 mod statements;
@@ -54,6 +55,7 @@ use tables::Mapper;
 pub use change::Key;
 pub use control::{Control, DirtyRows, Ended, Position, Writers};
 pub use error::ApplyError;
+pub use keys::key_texts;
 pub use prefix::{InvalidPrefix, Prefix, mark};
 
 /// As many changes end a batch where a transaction ends, and a run wherever they are.

@@ -152,15 +152,58 @@ struct Stream {
     target: MoverSession,
 }
 
-impl<'p> TenantCopy<'p> {
-    /// Opens the connections of all streams and takes them into the snapshot, `pg_export_snapshot()`'s or that of a
-    /// replication slot. `plan` is the source's.
+/// The connections of a copy that is to be: whoever is in haste opens them before.
+#[derive(Debug)]
+pub struct CopyStreams(Vec<Stream>);
+
+impl CopyStreams {
+    /// Opens the connections of all streams of a copy of `plan`, the source's.
     ///
     /// # Errors
-    /// [`CopyError::Session`], [`CopyError::SnapshotName`], [`CopyError::Snapshot`].
+    /// [`CopyError::Session`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the streams, closes the connections.
+    pub async fn open(
+        source: &Site,
+        target: &Site,
+        plan: &MovePlan,
+        settings: &CopySettings,
+    ) -> Result<Self, CopyError> {
+        // Never more than there are tables, and one at least.
+        let streams = settings.streams.get().min(plan.tables.len()).max(1);
+        let streams = (1..=streams).map(|number| Stream::open(source, target, plan, number));
+        Ok(Self(try_join_all(streams).await?))
+    }
+
+    /// Takes them into a snapshot, `pg_export_snapshot()`'s or that of a replication slot.
+    ///
+    /// # Errors
+    /// [`CopyError::SnapshotName`], [`CopyError::Snapshot`].
     ///
     /// # Cancel safety
     /// Dropping the future, or the copy, closes the connections; nothing was written.
+    pub async fn enter<'p>(
+        mut self,
+        plan: &'p MovePlan,
+        tenant: TenantId,
+        snapshot: &str,
+        settings: &CopySettings,
+    ) -> Result<TenantCopy<'p>, CopyError> {
+        let begin = begin_in(snapshot)?;
+        try_join_all(self.0.iter_mut().map(|stream| stream.enter(&begin))).await?;
+        Ok(TenantCopy { plan, tenant, pace: settings.pace.clone(), streams: self.0 })
+    }
+}
+
+impl<'p> TenantCopy<'p> {
+    /// Opens the connections of all streams and takes them into the snapshot: [`CopyStreams`] at once.
+    ///
+    /// # Errors
+    /// Those of both.
+    ///
+    /// # Cancel safety
+    /// As they.
     pub async fn open(
         source: &Site,
         target: &Site,
@@ -169,12 +212,8 @@ impl<'p> TenantCopy<'p> {
         snapshot: &str,
         settings: &CopySettings,
     ) -> Result<Self, CopyError> {
-        let begin = begin_in(snapshot)?;
-        // Never more than there are tables, and one at least.
-        let streams = settings.streams.get().min(plan.tables.len()).max(1);
-        let streams = (1..=streams).map(|number| Stream::open(source, target, plan, &begin, number));
-        let streams = try_join_all(streams).await?;
-        Ok(Self { plan, tenant, pace: settings.pace.clone(), streams })
+        let streams = CopyStreams::open(source, target, plan, settings).await?;
+        streams.enter(plan, tenant, snapshot, settings).await
     }
 
     /// Removes what the target holds of the tenant and copies everything; of each table that got rows the target takes
@@ -219,15 +258,8 @@ struct Shared<'c> {
 }
 
 impl Stream {
-    async fn open(
-        source: &Site,
-        target: &Site,
-        plan: &MovePlan,
-        begin: &str,
-        number: usize,
-    ) -> Result<Self, CopyError> {
-        let mut from = source.open(&format!("copy-out{number}")).await.map_err(CopyError::Session)?;
-        sqlx::raw_sql(AssertSqlSafe(begin)).execute(from.conn()).await.map_err(CopyError::Snapshot)?;
+    async fn open(source: &Site, target: &Site, plan: &MovePlan, number: usize) -> Result<Self, CopyError> {
+        let from = source.open(&format!("copy-out{number}")).await.map_err(CopyError::Session)?;
         let mut to = target.open(&format!("copy-in{number}")).await.map_err(CopyError::Session)?;
         // A table that was filled a moment ago has no statistics.
         to.keep_to_indexes().await.map_err(CopyError::Session)?;
@@ -235,6 +267,11 @@ impl Stream {
             to.skip_checks().await.map_err(CopyError::Session)?;
         }
         Ok(Self { source: from, target: to })
+    }
+
+    async fn enter(&mut self, begin: &str) -> Result<(), CopyError> {
+        let entered = sqlx::raw_sql(AssertSqlSafe(begin)).execute(self.source.conn()).await;
+        entered.map(drop).map_err(CopyError::Snapshot)
     }
 
     /// Takes one table after the other, until none is left.

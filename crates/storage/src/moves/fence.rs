@@ -68,6 +68,46 @@ pub enum FenceError {
     Failed(#[from] sqlx::Error),
 }
 
+/// Whether a database serves a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It does.
+    Active,
+    /// It did, until a cutover that is on, or was.
+    Moving,
+    /// It did.
+    Moved,
+}
+
+impl State {
+    fn from_stored(word: &str) -> Option<Self> {
+        match word {
+            "active" => Some(Self::Active),
+            "moving" => Some(Self::Moving),
+            "moved" => Some(Self::Moved),
+            _ => None,
+        }
+    }
+}
+
+/// What a database says of a tenant: whether it serves it, and of which epoch that is. `None`: it never did.
+///
+/// # Errors
+/// [`FenceError::Failed`].
+pub async fn find(
+    session: &mut PgConnection,
+    tenant: TenantId,
+) -> Result<Option<(State, PlacementEpoch)>, FenceError> {
+    let found =
+        sqlx::query!("SELECT state, epoch FROM app.tenant_fence WHERE tenant_id = $1", tenant.as_uuid())
+            .fetch_optional(session)
+            .await?;
+    let Some(found) = found else { return Ok(None) };
+    let unknown = || sqlx::Error::Protocol(format!("{} is no state of a fence", found.state));
+    let state = State::from_stored(&found.state).ok_or_else(unknown)?;
+    Ok(Some((state, PlacementEpoch(found.epoch))))
+}
+
 /// A session, with the tenant's lock or without it.
 #[derive(Debug)]
 pub enum Taken {

@@ -24,7 +24,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::PgConnection;
 
 use crate::catalogue::{self, CyclicTables, RelationKind, Table, TableName, parents_first};
-use crate::moves::session::MoverSession;
+use crate::moves::session::{MoverSession, SessionError};
 use crate::roles::quote;
 
 pub use fingerprint::Fingerprint;
@@ -152,6 +152,32 @@ impl MovePlan {
         Self::of(survey, contents, checks)
     }
 
+    /// Reads which rows a tenant has in a database that are to be removed: every table that has a tenant, those that
+    /// could not be moved included.
+    ///
+    /// # Errors
+    /// [`PlanError::Catalogue`]; [`PlanError::Cyclic`] unless the mover may switch the checks off.
+    ///
+    /// # Cancel safety
+    /// As [`MovePlan::read`].
+    pub async fn read_to_remove(session: &mut MoverSession, contents: &Contents) -> Result<Self, PlanError> {
+        let database = session.describe().to_owned();
+        let catalogue = |source| PlanError::Catalogue { database: database.clone(), source };
+        let may_skip = session.may_skip_checks().await;
+        let checks = match may_skip {
+            Ok(true) => Checks::Skipped,
+            Ok(false) => Checks::Kept,
+            Err(SessionError::Setup { source, .. }) => return Err(catalogue(source)),
+            Err(SessionError::Connect { .. }) => return Err(catalogue(sqlx::Error::PoolClosed)),
+        };
+        let Survey { mut relations, facts } = survey(session.conn(), contents).await.map_err(catalogue)?;
+        relations.retain(|relation| {
+            relation.kind == RelationKind::Table
+                && relation.columns.iter().any(|column| column.name == TENANT_ID)
+        });
+        Self::arranged(relations, &facts, checks)
+    }
+
     /// Finds a table by its name.
     #[must_use]
     pub fn table(&self, name: &TableName) -> Option<&TablePlan> {
@@ -169,14 +195,18 @@ impl MovePlan {
         if tables.is_empty() {
             return Err(PlanError::Nothing(contents.schemas.clone()));
         }
+        Self::arranged(tables, &facts, checks)
+    }
+
+    fn arranged(tables: Vec<Table>, facts: &facts::Facts, checks: Checks) -> Result<Self, PlanError> {
         let tables = match checks {
             Checks::Kept => parents_first(tables).map_err(PlanError::Cyclic)?,
             Checks::Skipped => tables,
         };
-        let fingerprint = Fingerprint::of(&tables, &facts);
+        let fingerprint = Fingerprint::of(&tables, facts);
         let places: HashMap<TableName, usize> =
             tables.iter().enumerate().map(|(place, table)| (table.name.clone(), place)).collect();
-        let tables = tables.iter().map(|table| planned(table, &facts, &places, checks)).collect();
+        let tables = tables.iter().map(|table| planned(table, facts, &places, checks)).collect();
         Ok(Self { tables, checks, fingerprint })
     }
 }

@@ -14,6 +14,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a server may say nothing where it has an answer or bytes to give. Long enough to find the first row of a
 /// tenant in a large table.
 pub(crate) const SILENCE: Duration = Duration::from_mins(5);
+/// Statements that a session keeps prepared. Changes are made by statements of many shapes: by table, columns and
+/// number of rows.
+const STATEMENTS: usize = 1_000;
 /// What is left of an application name's 63 bytes after `stagesub-move:`, a move's id and a colon.
 const LONGEST_WHAT: usize = 12;
 
@@ -22,13 +25,14 @@ const LONGEST_WHAT: usize = 12;
 /// Policies are off: a login that may not switch them off meets an error where it would have seen no rows. Names are
 /// looked up in the system's schema alone, since this login is not bound to any policy. Texts of values are the same
 /// on every server, for they are compared. A lock that somebody else holds is waited for within a bound; statements
-/// and transactions take as long as the tenant is large. `synchronous_commit` stays what the server says. The server
+/// and transactions take as long as the tenant is large. Nothing is compiled: a plan that keeps to indexes looks dear to the
+/// planner, and compiling it takes longer than the answer. `synchronous_commit` stays what the server says. The server
 /// notices a mover that is gone.
 const SETTINGS: &str = "SET row_security = off; SET search_path = pg_catalog;
     SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET extra_float_digits = 1;
     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmloption = 'content';
     SET statement_timeout = 0; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = 0;
-    SET client_connection_check_interval = '2s'; SET client_min_messages = 'warning'";
+    SET client_connection_check_interval = '2s'; SET client_min_messages = 'warning'; SET jit = off";
 
 /// Keeps a session's plans to indexes, and to one row after the other in a join: right for looking keys up, whatever
 /// the statistics of a table that was filled a moment ago.
@@ -103,10 +107,26 @@ impl Site {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn open(&self, what: &str) -> Result<MoverSession, SessionError> {
+        self.open_as(&application_name(self.move_id, what)).await
+    }
+
+    /// Opens a session that is not found by the move's name, for whoever ends those that are.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn open_apart(&self, what: &str) -> Result<MoverSession, SessionError> {
+        self.open_as(&format!("stagesub-mover:{what}")).await
+    }
+
+    async fn open_as(&self, name: &str) -> Result<MoverSession, SessionError> {
         let options = self
             .login
             .to_connect_options()
-            .application_name(&application_name(self.move_id, what))
+            .application_name(name)
+            .statement_cache_capacity(STATEMENTS)
             .disable_statement_logging();
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.identity.connect(&options)).await;
         let (mut conn, pid) = connected
@@ -170,6 +190,43 @@ impl MoverSession {
     pub async fn skip_checks(&mut self) -> Result<(), SessionError> {
         let set = sqlx::raw_sql("SET session_replication_role = 'replica'").execute(&mut self.conn).await;
         set.map(drop).map_err(self.failed())
+    }
+
+    /// Waits for its commits to be durable from here on, whatever the server says: others decide by them.
+    ///
+    /// # Errors
+    /// [`SessionError::Setup`].
+    pub async fn flush_commits(&mut self) -> Result<(), SessionError> {
+        let set = sqlx::raw_sql("SET synchronous_commit = on").execute(&mut self.conn).await;
+        set.map(drop).map_err(self.failed())
+    }
+
+    /// Begins a transaction whose snapshot others may read in, until [`MoverSession::leave_snapshot`]; its name.
+    ///
+    /// # Errors
+    /// [`SessionError::Setup`].
+    pub async fn export_snapshot(&mut self) -> Result<String, SessionError> {
+        let begun =
+            sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut self.conn).await;
+        begun.map_err(self.failed())?;
+        let name = sqlx::query_scalar!(r#"SELECT pg_catalog.pg_export_snapshot() AS "name!""#)
+            .fetch_one(&mut self.conn)
+            .await;
+        name.map_err(self.failed())
+    }
+
+    /// Ends that transaction.
+    ///
+    /// # Errors
+    /// [`SessionError::Setup`].
+    pub async fn leave_snapshot(&mut self) -> Result<(), SessionError> {
+        let ended = sqlx::raw_sql("COMMIT").execute(&mut self.conn).await;
+        ended.map(drop).map_err(self.failed())
+    }
+
+    /// The bare connection, for whoever works on it alone from here on.
+    pub(crate) fn into_conn(self) -> PgConnection {
+        self.conn
     }
 
     /// Looks keys up by an index from here on, however the planner counts.

@@ -29,7 +29,7 @@ use stagesub_tenancy::TenantId;
 use crate::catalogue::TableName;
 use crate::moves::pace::Pace;
 use crate::moves::plan::MovePlan;
-use crate::moves::session::{SessionError, Site};
+use crate::moves::session::{MoverSession, SessionError, Site};
 
 pub use keys::keys;
 
@@ -177,17 +177,62 @@ pub async fn everything(
     tenant: TenantId,
     settings: &VerifySettings,
 ) -> Result<Verified, VerifyError> {
-    let (from, to) = futures::future::try_join(source.open("verify"), target.open("verify"))
-        .await
-        .map_err(VerifyError::Session)?;
-    let mut walk = walk::Walk::new(from, to, tenant, settings).await?;
+    VerifySessions::open(source, target).await?.everything(plan, tenant, settings).await
+}
+
+/// The sessions of a verification that is to be: whoever is in haste opens them before.
+#[derive(Debug)]
+pub struct VerifySessions {
+    source: MoverSession,
+    target: MoverSession,
+}
+
+impl VerifySessions {
+    /// Opens one on each side.
+    ///
+    /// # Errors
+    /// [`VerifyError::Session`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connections.
+    pub async fn open(source: &Site, target: &Site) -> Result<Self, VerifyError> {
+        let (mut source, mut target) =
+            futures::future::try_join(source.open("verify"), target.open("verify"))
+                .await
+                .map_err(VerifyError::Session)?;
+        for session in [&mut source, &mut target] {
+            session.keep_to_indexes().await.map_err(VerifyError::Session)?;
+        }
+        Ok(Self { source, target })
+    }
+
+    /// As [`everything`].
+    ///
+    /// # Errors
+    /// [`VerifyError::Side`].
+    ///
+    /// # Cancel safety
+    /// As [`everything`].
+    pub async fn everything(
+        self,
+        plan: &MovePlan,
+        tenant: TenantId,
+        settings: &VerifySettings,
+    ) -> Result<Verified, VerifyError> {
+        let mut walk = walk::Walk::new(self.source, self.target, tenant, settings);
+        walk_all(&mut walk, plan).await?;
+        Ok(walk.finish().await)
+    }
+}
+
+async fn walk_all(walk: &mut walk::Walk<'_>, plan: &MovePlan) -> Result<(), VerifyError> {
     for table in &plan.tables {
         walk.table(table).await?;
         if walk.is_full() {
             break;
         }
     }
-    Ok(walk.finish().await)
+    Ok(())
 }
 
 /// What rows hash to, for two seeds.

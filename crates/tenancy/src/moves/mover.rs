@@ -53,6 +53,8 @@ pub struct MoverSettings {
     pub rest: Duration,
     /// Longest time for one step on a database outside the budget, and for one question to the registry.
     pub step: Duration,
+    /// How long older sessions are waited for to end while the tenant waits.
+    pub hurry: Duration,
 }
 
 impl Default for MoverSettings {
@@ -71,6 +73,7 @@ impl Default for MoverSettings {
             pause: Duration::from_millis(100),
             rest: Duration::from_secs(1),
             step: Duration::from_secs(10),
+            hurry: Duration::from_secs(2),
         }
     }
 }
@@ -167,10 +170,10 @@ impl Mover {
             }
         };
         let held = drive.held;
-        let Err(halt) = halted else { return Driven::Ended(Box::new(held.moved)) };
         if timeout(self.settings.step, self.plane.abandon(&held.moved)).await.is_err() {
             tracing::warn!(moved = %held.moved.id, "sessions of a move did not close in time");
         }
+        let Err(halt) = halted else { return Driven::Ended(Box::new(held.moved)) };
         match halt {
             Halt::Lost => Driven::Lost,
             Halt::Later(why) | Halt::Refused(why) => self.release(&held, why).await,
@@ -288,20 +291,45 @@ impl Drive<'_> {
     /// What an older owner left, before anything is done: nobody but this mover works on the move after this, and the
     /// row says what the directory says.
     async fn recover(&mut self) -> Result<(), Halt> {
-        self.timed("ending older sessions", self.mover.plane.sever(&self.held.moved)).await?;
-        self.reach(Point::Severed).await;
+        let severed = self.sever().await;
+        if severed.is_ok() {
+            self.reach(Point::Severed).await;
+        }
         match self.state() {
             MoveState::Fence | MoveState::Back => {
-                self.settle_cutover("its mover did not finish it", true).await
+                self.settle_cutover("its mover did not finish it", true).await?;
+                return severed;
             }
-            MoveState::Copy => self.advance(MoveState::Slot, Note::default()).await,
-            _ => {
-                let found = self.located().await?;
-                if found == Some(self.held.moved.located()) {
-                    return Ok(());
-                }
-                Err(self.inconsistent(found))
+            MoveState::Copy => {
+                severed?;
+                return self.advance(MoveState::Slot, Note::default()).await;
             }
+            MoveState::Decided => {}
+            _ if severed.is_err() => return severed,
+            _ => {}
+        }
+        let found = self.located().await?;
+        if found != Some(self.held.moved.located()) {
+            return Err(self.inconsistent(found));
+        }
+        if severed.is_err() {
+            self.forward(None).await?;
+        }
+        severed
+    }
+
+    /// Ends the sessions of an older owner. A tenant that waits does not wait for a database that is out of reach: what
+    /// opens it is conditional on its epoch, so an older owner's sessions can undo nothing of it. But nothing else is
+    /// done before they have ended.
+    async fn sever(&self) -> Result<(), Halt> {
+        let severed = self.mover.plane.sever(&self.held.moved);
+        let doing = "ending older sessions";
+        if !self.grip.is_cutover.load(Ordering::Relaxed) {
+            return self.timed(doing, severed).await;
+        }
+        match timeout(self.mover.settings.hurry, severed).await {
+            Ok(severed) => severed.map_err(halt),
+            Err(_) => Err(Halt::Later(format!("{doing}: a database did not answer in time"))),
         }
     }
 

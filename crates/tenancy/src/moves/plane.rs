@@ -135,7 +135,10 @@ pub struct Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
     /// It is held.
-    Held,
+    Held {
+        /// How long the tenant's writers queued behind it so far.
+        waited: Duration,
+    },
     /// Transactions that had begun went on for longer; nobody queues for them any more.
     Busy,
 }

@@ -18,7 +18,7 @@ const MOST_ROWS: usize = 256;
 /// Most parameters of one statement; the protocol counts to 65,535.
 const MOST_PARAMETERS: usize = 32_000;
 /// The type of text.
-const TEXT: Oid = Oid(25);
+pub(super) const TEXT: Oid = Oid(25);
 
 /// Makes rows come. Answers how many did.
 pub(super) async fn insert(
@@ -188,7 +188,7 @@ fn texts(target: &Target, columns: &[usize], row: &[&Value]) -> Vec<bool> {
 }
 
 /// How many of these rows the next statement takes.
-fn chunk(rows: usize, columns: usize) -> usize {
+pub(super) fn chunk(rows: usize, columns: usize) -> usize {
     let most = rows.min(MOST_ROWS).min(MOST_PARAMETERS / columns.max(1)).max(1);
     1 << most.ilog2()
 }
@@ -215,9 +215,9 @@ fn list(target: &Target, columns: &[usize], texts: &[bool], rows: usize) -> Stri
 }
 
 /// A value with the number of its type.
-struct Bound<'v> {
-    type_oid: Oid,
-    value: &'v Value,
+pub(super) struct Bound<'v> {
+    pub(super) type_oid: Oid,
+    pub(super) value: &'v Value,
 }
 
 impl Encode<'_, Postgres> for Bound<'_> {

@@ -42,16 +42,14 @@ struct Sums {
 }
 
 impl<'s> Walk<'s> {
-    pub(super) async fn new(
-        mut source: MoverSession,
-        mut target: MoverSession,
+    /// On sessions that keep to indexes.
+    pub(super) fn new(
+        source: MoverSession,
+        target: MoverSession,
         tenant: TenantId,
         settings: &'s VerifySettings,
-    ) -> Result<Self, VerifyError> {
-        for session in [&mut source, &mut target] {
-            session.keep_to_indexes().await.map_err(VerifyError::Session)?;
-        }
-        Ok(Self { source, target, tenant, settings, verified: Verified::default() })
+    ) -> Self {
+        Self { source, target, tenant, settings, verified: Verified::default() }
     }
 
     /// As many differences were found as are told.

@@ -57,10 +57,10 @@ impl Drive<'_> {
             if self.wants(Request::Abort) {
                 return Err(Halt::Asked);
             }
-            let since = Instant::now();
             let locked = self.mover.plane.lock(&self.held.moved, settings.lock_wait);
-            if self.timed("taking the tenant's lock", locked).await? == Lock::Held {
-                return Ok(since);
+            if let Lock::Held { waited } = self.timed("taking the tenant's lock", locked).await? {
+                let now = Instant::now();
+                return Ok(now.checked_sub(waited).unwrap_or(now));
             }
             if tried >= settings.lock_tries {
                 break;

@@ -94,18 +94,21 @@ impl Drive<'_> {
 
     /// Compares everything, then what changed since until that is little.
     pub(super) async fn verify(&mut self) -> Result<(), Halt> {
-        let (plane, moved) = (&self.mover.plane, &self.held.moved);
         self.unless_aborted(async {
-            self.timed("resuming the streams", plane.resume(moved)).await?;
-            let verdict = plane.verify(moved).await.map_err(halt)?;
-            tracing::info!(moved = %moved.id, rows = verdict.rows, "both sides were compared");
-            if !verdict.differences.is_empty() {
-                return Err(differ(&verdict.differences));
-            }
+            self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await?;
+            self.compare().await?;
             self.close_enough().await
         })
         .await?;
         self.advance(MoveState::Fence, Note::default()).await
+    }
+
+    /// All rows, where they were not compared since the stream began.
+    async fn compare(&self) -> Result<(), Halt> {
+        let moved = &self.held.moved;
+        let verdict = self.mover.plane.verify(moved).await.map_err(halt)?;
+        tracing::info!(moved = %moved.id, rows = verdict.rows, "both sides were compared");
+        if verdict.differences.is_empty() { Ok(()) } else { Err(differ(&verdict.differences)) }
     }
 
     /// Little is left to be compared, and the stream is close behind: live round trips, since a lag that was measured
@@ -140,25 +143,23 @@ impl Drive<'_> {
         if self.held.moved.path == MovePath::Short {
             return self.advance(MoveState::Finished, Note::default()).await;
         }
-        self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await?;
         loop {
             // What the lease's renewal told may have been answered since.
             let found = self.mover.registry.find(self.held.moved.id);
             let found = self.asked("reading the move", found).await?.ok_or(Halt::Lost)?;
-            match found.wanted {
-                Some(Request::Finish) => return self.advance(MoveState::Finished, Note::default()).await,
-                Some(Request::Back) => {
-                    self.close_enough_back().await?;
-                    return self.advance(MoveState::Back, Note::default()).await;
-                }
-                Some(Request::Abort) | None => {}
+            // Before the streams are looked at: one that is broken for good keeps nobody from staying where it is.
+            if found.wanted == Some(Request::Finish) {
+                return self.advance(MoveState::Finished, Note::default()).await;
+            }
+            // A stream that stands still is found here, and not when it is needed.
+            self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await?;
+            if found.wanted == Some(Request::Back) {
+                self.close_enough_back().await?;
+                return self.advance(MoveState::Back, Note::default()).await;
             }
             tokio::select! {
                 changed = self.wanted.changed() => changed.map_err(|_| Halt::Lost)?,
-                // A stream that stands still is found here, and not when it is needed.
-                () = sleep(self.mover.settings.rest) => {
-                    self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await?;
-                }
+                () = sleep(self.mover.settings.rest) => {}
             }
         }
     }
@@ -170,6 +171,7 @@ impl Drive<'_> {
         };
         let held = crate::moves::record::Held { moved: swapped, ..self.held.clone() };
         let swapped = Drive { mover: self.mover, held, wanted: self.wanted.clone(), grip: self.grip };
+        swapped.compare().await?;
         swapped.close_enough().await
     }
 

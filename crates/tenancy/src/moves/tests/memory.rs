@@ -393,7 +393,7 @@ impl DataPlane for Plane {
             if free {
                 inner.lock = Some((serving, self.session));
             }
-            Ok(if free { Lock::Held } else { Lock::Busy })
+            Ok(if free { Lock::Held { waited: Duration::ZERO } } else { Lock::Busy })
         })
         .await
     }

@@ -1,0 +1,166 @@
+//! From nothing to a copy that the streams can go on from.
+
+use std::num::NonZeroU64;
+
+use stagesub_tenancy::moves::plane::CopyProgress;
+use stagesub_tenancy::moves::record::Object;
+use stagesub_tenancy::moves::{Cleanup, Move, MovePath, PlaneError, Side, TableProgress};
+use tokio::sync::watch;
+
+use super::ends::Plans;
+use super::running::{Running, WAYS, from};
+use super::{PgDataPlane, error};
+use crate::catalogue::TableName;
+use crate::moves::copy::{self, CopySettings, TenantCopy, purge};
+use crate::moves::pace::Pace;
+use crate::moves::progress::{self, Direction};
+use crate::moves::slot::{
+    SlotSession, Snapshot, create_publication, drop_publication, drop_slot, stream_name,
+};
+
+/// What a move makes, in that order; it is removed the other way round. First of all go the slots, which keep the
+/// servers' log.
+pub(super) fn planned(moved: &Move) -> Vec<Cleanup> {
+    let at = |side: Side, object, name: String| Cleanup {
+        object,
+        database: moved.placement(side).database(),
+        name,
+    };
+    let mut all = Vec::new();
+    for side in [Side::Source, Side::Target] {
+        all.push(at(side, Object::Rows, moved.tenant.to_string()));
+    }
+    if moved.path == MovePath::Stream {
+        for way in WAYS {
+            all.push(at(from(way).other(), Object::Progress, moved.id.to_string()));
+        }
+        for object in [Object::Publication, Object::Slot] {
+            for way in WAYS {
+                all.push(at(from(way), object, stream_name(moved.id.as_uuid(), way)));
+            }
+        }
+    }
+    all
+}
+
+/// How fast the move may read.
+pub(super) fn pace(moved: &Move) -> Pace {
+    Pace::of(moved.pace.map(NonZeroU64::from))
+}
+
+impl PgDataPlane {
+    /// Publications at both sides, and at the source the slot whose snapshot is copied.
+    pub(super) async fn open_streams(&self, moved: &Move, running: &mut Running) -> Result<(), PlaneError> {
+        let plans = self.plans(moved, running).await?;
+        self.clear(moved, running, &plans).await?;
+        for way in WAYS {
+            self.publish(moved, running, &plans, way).await?;
+        }
+        let opened = self.open_slot(moved, running, Direction::Forward).await?;
+        running.snapshot = Some(opened);
+        Ok(())
+    }
+
+    /// Removes what an earlier call left.
+    async fn clear(&self, moved: &Move, running: &mut Running, plans: &Plans) -> Result<(), PlaneError> {
+        running.end_flows();
+        running.snapshot = None;
+        for way in WAYS {
+            let mut session = self.session(moved, running, from(way)).await?;
+            let name = stream_name(moved.id.as_uuid(), way);
+            drop_slot(session.conn(), &name, self.settings.patience).await.map_err(error::slot)?;
+            drop_publication(session.conn(), &name).await.map_err(error::publication)?;
+            progress::forget(session.conn(), moved.id.as_uuid()).await.map_err(error::progress)?;
+            running.put(from(way), session);
+        }
+        let ends = self.ends(moved, running).await?;
+        let mut target = ends.site(Side::Target).open("purge").await.map_err(error::session)?;
+        let removed = purge(&mut target, plans.at(Side::Target), moved.tenant).await.map_err(error::copy)?;
+        target.close().await;
+        if removed > 0 {
+            tracing::info!(moved = %moved.id, removed, "rows that an earlier copy left were removed");
+        }
+        Ok(())
+    }
+
+    async fn publish(
+        &self,
+        moved: &Move,
+        running: &mut Running,
+        plans: &Plans,
+        way: Direction,
+    ) -> Result<(), PlaneError> {
+        let mut session = self.session(moved, running, from(way)).await?;
+        let tables: Vec<TableName> = plans.of(way).tables.iter().map(|table| table.name.clone()).collect();
+        let name = stream_name(moved.id.as_uuid(), way);
+        create_publication(session.conn(), &name, moved.tenant, &tables).await.map_err(error::publication)?;
+        running.put(from(way), session);
+        Ok(())
+    }
+
+    /// Makes the slot of a stream, and writes down where the stream begins.
+    async fn open_slot(
+        &self,
+        moved: &Move,
+        running: &mut Running,
+        way: Direction,
+    ) -> Result<(SlotSession, Snapshot), PlaneError> {
+        let ends = self.ends(moved, running).await?;
+        let id = moved.id.as_uuid();
+        let mut slot = SlotSession::open(ends.login(from(way)), id, way).await.map_err(error::stream)?;
+        let snapshot = slot.create().await.map_err(error::stream)?;
+        let to = from(way).other();
+        let mut session = self.session(moved, running, to).await?;
+        progress::begin(session.conn(), id, way, snapshot.consistent).await.map_err(error::progress)?;
+        running.put(to, session);
+        Ok((slot, snapshot))
+    }
+
+    /// Copies the snapshot's rows. The stream back begins behind them: they are nobody's changes.
+    pub(super) async fn copy_rows(
+        &self,
+        moved: &Move,
+        running: &mut Running,
+        progress: &CopyProgress,
+    ) -> Result<(), PlaneError> {
+        let ends = self.ends(moved, running).await?;
+        let plans = self.plans(moved, running).await?;
+        let gone = || error::later("copying", "the snapshot went with the session that held it");
+        let (holder, snapshot) = running.snapshot.take().ok_or_else(gone)?;
+        let settings = CopySettings { streams: self.settings.streams, pace: pace(moved) };
+        let plan = plans.of(Direction::Forward);
+        let (source, target) = (ends.site(Side::Source), ends.site(Side::Target));
+        let copy = TenantCopy::open(source, target, plan, moved.tenant, &snapshot.name, &settings).await;
+        let copy = copy.map_err(error::copy)?;
+        // The copy's own sessions stand in the snapshot.
+        drop(holder);
+        run(copy, progress).await?;
+        drop(self.open_slot(moved, running, Direction::Reverse).await?);
+        Ok(())
+    }
+}
+
+/// Runs a copy and says how far it is.
+pub(super) async fn run(copy: TenantCopy<'_>, progress: &CopyProgress) -> Result<(), PlaneError> {
+    let (tell, mut told) = watch::channel(copy::CopyProgress::default());
+    let copying = async move { copy.run(&tell).await };
+    let telling = async {
+        while told.changed().await.is_ok() {
+            progress.tell(tables(&told.borrow_and_update()));
+        }
+    };
+    let (copied, ()) = tokio::join!(copying, telling);
+    progress.tell(tables(&copied.map_err(error::copy)?));
+    Ok(())
+}
+
+fn tables(progress: &copy::CopyProgress) -> Vec<TableProgress> {
+    let table = |table: &copy::TableProgress| TableProgress {
+        schema: table.table.schema.clone(),
+        table: table.table.name.clone(),
+        rows: table.rows,
+        bytes: table.bytes,
+        done: table.done,
+    };
+    progress.tables.iter().map(table).collect()
+}

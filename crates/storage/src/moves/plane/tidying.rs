@@ -1,0 +1,139 @@
+//! Ending what an older owner left, and removing what a move had made.
+
+use stagesub_tenancy::moves::record::Object;
+use stagesub_tenancy::moves::{Cleanup, Move, PlaneError, Side};
+use tokio::time::{Instant, sleep};
+
+use super::running::Running;
+use super::{PgDataPlane, error};
+use crate::logins::LoginRole;
+use crate::moves::copy::purge;
+use crate::moves::fence::{self, State};
+use crate::moves::plan::MovePlan;
+use crate::moves::progress;
+use crate::moves::session::MoverSession;
+use crate::moves::slot::{drop_publication, drop_slot, sever};
+
+/// How often transactions that are waited for are looked at.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
+impl PgDataPlane {
+    /// In both databases, also where one of them is out of reach.
+    pub(super) async fn end_sessions(&self, moved: &Move) -> Result<(), PlaneError> {
+        let (source, target) = tokio::join!(
+            self.end_sessions_on(moved, Side::Source),
+            self.end_sessions_on(moved, Side::Target)
+        );
+        source.and(target)
+    }
+
+    async fn end_sessions_on(&self, moved: &Move, side: Side) -> Result<(), PlaneError> {
+        // Not called after the move: the call for the other side, on the same server, would end it.
+        let opened = self.site(moved, side).await?.open_apart("sever").await;
+        let mut session = opened.map_err(error::session)?;
+        sever(session.conn(), moved.id.as_uuid(), self.settings.patience).await.map_err(error::slot)?;
+        session.close().await;
+        Ok(())
+    }
+
+    pub(super) async fn remove_one(
+        &self,
+        moved: &Move,
+        running: &mut Running,
+        cleanup: &Cleanup,
+    ) -> Result<(), PlaneError> {
+        // Nothing streams any more.
+        running.end_flows();
+        running.snapshot = None;
+        let side = if cleanup.database == moved.source.database() { Side::Source } else { Side::Target };
+        let mut session = match running.take(side) {
+            Some(session) => session,
+            None => self.site(moved, side).await?.open("tidy").await.map_err(error::session)?,
+        };
+        match cleanup.object {
+            Object::Slot => {
+                drop_slot(session.conn(), &cleanup.name, self.settings.patience)
+                    .await
+                    .map_err(error::slot)?;
+            }
+            Object::Publication => {
+                drop_publication(session.conn(), &cleanup.name).await.map_err(error::publication)?;
+            }
+            Object::Progress => {
+                progress::forget(session.conn(), moved.id.as_uuid()).await.map_err(error::progress)?;
+            }
+            Object::Rows => self.remove_rows(moved, &mut session).await?,
+            Object::ChangeLog => {
+                return Err(PlaneError::Refused(format!("no move of this program makes {}", cleanup.name)));
+            }
+        }
+        running.put(side, session);
+        Ok(())
+    }
+
+    /// The rows of a side that does not serve the tenant. Whoever reads there since before it left ends first.
+    async fn remove_rows(&self, moved: &Move, session: &mut MoverSession) -> Result<(), PlaneError> {
+        let found = fence::find(session.conn(), moved.tenant).await.map_err(error::fence)?;
+        match found {
+            Some((State::Active, epoch)) => {
+                return Err(PlaneError::Refused(format!(
+                    "the database serves the tenant, at epoch {epoch}: its rows stay"
+                )));
+            }
+            Some((State::Moving | State::Moved, epoch)) => {
+                fence::retire(session.conn(), moved.tenant, epoch).await.map_err(error::fence)?;
+                self.await_readers(session).await?;
+            }
+            // Nobody ever entered.
+            None => {}
+        }
+        let plan = MovePlan::read_to_remove(session, &self.contents).await.map_err(error::plan)?;
+        let removed = purge(session, &plan, moved.tenant).await.map_err(error::copy)?;
+        tracing::info!(moved = %moved.id, removed, "rows were removed where the tenant is not served");
+        Ok(())
+    }
+
+    /// Transactions of the application that run now, in this database. They may have entered before the fence was
+    /// closed, and read on.
+    async fn await_readers(&self, session: &mut MoverSession) -> Result<(), PlaneError> {
+        let doing = "waiting for transactions that read where the tenant was";
+        // Each has a number of its own for as long as it runs, and everybody may see it.
+        let running = sqlx::query_scalar!(
+            r#"SELECT l.virtualtransaction AS "running!" FROM pg_catalog.pg_locks AS l
+             JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+             WHERE l.locktype = 'virtualxid' AND a.datname = current_database() AND a.usename = $1"#,
+            LoginRole::App.as_str()
+        )
+        .fetch_all(session.conn())
+        .await
+        .map_err(error::sql(doing))?;
+        let until = Instant::now() + self.settings.readers;
+        loop {
+            let left = sqlx::query_scalar!(
+                r#"SELECT count(*) AS "left!" FROM pg_catalog.pg_locks
+                 WHERE locktype = 'virtualxid' AND virtualtransaction = ANY($1)"#,
+                &running
+            )
+            .fetch_one(session.conn())
+            .await
+            .map_err(error::sql(doing))?;
+            if left == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(error::later(doing, format!("{left} still run")));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// What stands in the way, as far as the two databases show.
+    pub(super) async fn obstacles(&self, moved: &Move) -> Result<Vec<String>, PlaneError> {
+        let mut running = Running::default();
+        match self.plans(moved, &mut running).await {
+            Ok(_) => Ok(Vec::new()),
+            Err(PlaneError::Refused(why)) => Ok(vec![why]),
+            Err(error) => Err(error),
+        }
+    }
+}
