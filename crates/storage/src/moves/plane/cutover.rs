@@ -165,7 +165,7 @@ pub(super) async fn close(moved: &Move, running: &mut Running) -> Result<(), Pla
     let Some(Fencing::Held(mut exclusive)) = running.fencing.take() else {
         return Err(error::later("fencing", "the tenant's lock is not held"));
     };
-    let number = running.next_mark();
+    let number = running.next_mark(way(moved));
     let left = Mark {
         prefix: prefix(moved)?.as_str().to_owned(),
         number: i64::try_from(number).unwrap_or(i64::MAX),

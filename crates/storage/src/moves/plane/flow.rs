@@ -130,7 +130,7 @@ impl PgDataPlane {
     pub(super) async fn round_trip(&self, moved: &Move, running: &mut Running) -> Result<Lag, PlaneError> {
         let way = way(moved);
         let began = Instant::now();
-        let number = running.next_mark();
+        let number = running.next_mark(way);
         let mut session = self.session(moved, running, from(way)).await?;
         write_mark(moved, &mut session, number).await?;
         running.put(from(way), session);

@@ -78,10 +78,14 @@ impl Running {
         self.sessions[side_place(side)] = Some(session);
     }
 
-    /// A number that no earlier mark of the move has, of whichever process: the stream may still bring theirs.
-    pub(super) fn next_mark(&mut self) -> u64 {
+    /// A number above all marks that the stream this way has brought. It may still bring some of an older owner, whose
+    /// clock was ahead; they were left before that owner's sessions were ended, so they come before the first of this
+    /// one, and every number after the first round trip is above them. A cutover comes after several.
+    pub(super) fn next_mark(&mut self, way: Direction) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        self.last_mark = u64::try_from(now).unwrap_or(u64::MAX).max(self.last_mark + 1);
+        let brought = self.flow(way).and_then(|flow| flow.control.position().mark).unwrap_or_default();
+        let least = self.last_mark.max(brought) + 1;
+        self.last_mark = u64::try_from(now).unwrap_or(u64::MAX).max(least);
         self.last_mark
     }
 }
@@ -132,9 +136,9 @@ mod tests {
     #[test]
     fn marks_grow_however_the_clock_goes() {
         let mut running = Running::default();
-        let first = running.next_mark();
+        let first = running.next_mark(Direction::Forward);
         running.last_mark = first + 60_000_000;
-        assert_eq!(running.next_mark(), first + 60_000_001);
+        assert_eq!(running.next_mark(Direction::Forward), first + 60_000_001);
     }
 
     #[test]
