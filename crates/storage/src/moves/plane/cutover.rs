@@ -129,18 +129,19 @@ impl PgDataPlane {
         if let Some(flow) = running.flow(way) {
             flow.control.expect(Writers::Nobody);
         }
-        let other = from(way).other();
-        let mut session = self.session(moved, running, other).await?;
-        let opened = fence::open(session.conn(), moved.tenant, moved.decided().epoch).await;
-        opened.map_err(error::fence)?;
-        running.put(other, session);
-        // Both sides are equal now. What changes from here on comes the other way.
+        // Both sides are equal now. What changes from here on comes the other way: it is forgotten before anybody writes
+        // there what was written before.
         if running.compared.way == Some(way) && running.compared.pending.is_empty() {
             running.compared = Compared { way: Some(back), ..Compared::default() };
             if let Some(flow) = running.flow(back) {
                 flow.control.clear_dirty();
             }
         }
+        let other = from(way).other();
+        let mut session = self.session(moved, running, other).await?;
+        let opened = fence::open(session.conn(), moved.tenant, moved.decided().epoch).await;
+        opened.map_err(error::fence)?;
+        running.put(other, session);
         Ok(())
     }
 
