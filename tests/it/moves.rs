@@ -2,6 +2,7 @@
 
 mod apply;
 mod copy;
+mod encrypted;
 mod fence;
 mod mover;
 mod pair;

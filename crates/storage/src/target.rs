@@ -211,6 +211,12 @@ impl ConnectionTarget {
         Self { user: user.to_owned(), password: Some(password), ..self.clone() }
     }
 
+    /// The certificates that the server's is compared with; none: those that browsers trust.
+    #[must_use]
+    pub fn ssl_root_cert(&self) -> Option<&Path> {
+        self.ssl_root_cert.as_deref()
+    }
+
     /// Where the server listens.
     #[must_use]
     pub const fn host(&self) -> &ServerHost {

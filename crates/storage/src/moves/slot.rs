@@ -95,7 +95,7 @@ pub enum StreamError {
     /// What it sent cannot be understood.
     #[error("the stream of changes cannot be understood")]
     Decode(#[from] DecodeError),
-    /// The connection string's kind of encryption is not to be had for a replication session.
+    /// The connection string's kind of address is not to be had for a replication session.
     #[error("a replication session cannot be opened over {0}")]
     Unsupported(&'static str),
     /// The server's answer to a command lacks what it should have.

@@ -157,10 +157,10 @@ mod tests {
         assert!(!passes(&apply(ApplyError::Rogue { table: table(), lsn: Lsn(1) })));
         assert!(!passes(&apply(ApplyError::MissingRow { table: table() })));
         assert!(!passes(&fence(FenceError::Lost { expected: PlacementEpoch(3) })));
-        let refused = stream(StreamError::Unsupported("an encrypted connection"));
+        let refused = stream(StreamError::Unsupported("a socket whose path is not UTF-8"));
         assert_eq!(
             refused.to_string(),
-            "streaming changes: a replication session cannot be opened over an encrypted connection"
+            "streaming changes: a replication session cannot be opened over a socket whose path is not UTF-8"
         );
     }
 }

@@ -1,9 +1,12 @@
 //! The session that makes a slot and streams from it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pgwire_replication::{PgWireError, QueryRow, ReplicationClient, ReplicationConfig, ReplicationEvent};
+use pgwire_replication::{
+    PgWireError, QueryRow, ReplicationClient, ReplicationConfig, ReplicationEvent, TlsConfig,
+};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
@@ -44,8 +47,8 @@ impl SlotSession {
     /// Opens the session on the database that changes are read from, as the mover.
     ///
     /// # Errors
-    /// [`StreamError::Unsupported`] where the connection is to be encrypted; the first command tells whether the server let us
-    /// in.
+    /// [`StreamError::Unsupported`] for a socket in a path that is no text; the first command tells whether the server
+    /// let us in.
     pub async fn open(
         source: &ConnectionTarget,
         move_id: Uuid,
@@ -110,12 +113,24 @@ fn config(source: &ConnectionTarget, slot: &str) -> Result<ReplicationConfig, St
             let dir = dir.to_str().ok_or(StreamError::Unsupported("a socket whose path is not UTF-8"))?;
             ReplicationConfig::unix(dir, source.port(), user, password, database, slot, slot)
         }
-        ServerHost::Tcp(host) if source.ssl_mode() == SslMode::Disable => {
-            ReplicationConfig::new(host, user, password, database, slot, slot).with_port(source.port())
-        }
-        ServerHost::Tcp(_) => return Err(StreamError::Unsupported("an encrypted connection")),
+        ServerHost::Tcp(host) => ReplicationConfig::new(host, user, password, database, slot, slot)
+            .with_port(source.port())
+            .with_tls(tls(source)),
     };
     Ok(config.with_binary(true).with_buffer_size(WAITING).with_status_interval(STATUS))
+}
+
+/// As the driver of all other sessions understands the modes: without a certificate of its own, the server's is
+/// compared with those that browsers trust.
+fn tls(source: &ConnectionTarget) -> TlsConfig {
+    let mode = match source.ssl_mode() {
+        SslMode::Disable => pgwire_replication::SslMode::Disable,
+        SslMode::Prefer => pgwire_replication::SslMode::Prefer,
+        SslMode::Require => pgwire_replication::SslMode::Require,
+        SslMode::VerifyCa => pgwire_replication::SslMode::VerifyCa,
+        SslMode::VerifyFull => pgwire_replication::SslMode::VerifyFull,
+    };
+    TlsConfig { mode, ca_pem_path: source.ssl_root_cert().map(Path::to_path_buf), ..TlsConfig::default() }
 }
 
 /// A stream of changes out of a slot.
