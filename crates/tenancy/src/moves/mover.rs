@@ -102,6 +102,16 @@ pub(super) enum Halt {
     Asked,
 }
 
+impl Halt {
+    /// What may pass, where it is not waited for.
+    fn for_good(self) -> Self {
+        match self {
+            Self::Later(why) => Self::Refused(why),
+            halt => halt,
+        }
+    }
+}
+
 /// Drives moves, one at a time; several may work side by side, on one node and on many.
 pub struct Mover {
     pub(super) registry: Arc<dyn MoveRegistry>,

@@ -15,7 +15,10 @@ impl Drive<'_> {
         let moved = &self.held.moved;
         let fingerprint = self
             .unless_aborted(async {
-                let obstacles = self.timed("looking for obstacles", plane.preflight(moved)).await?;
+                let found = self.timed("looking for obstacles", plane.preflight(moved)).await;
+                // A database that cannot be reached is one. Nothing is made yet, and who asked for the move is told now
+                // and not whenever it comes back.
+                let obstacles = found.map_err(Halt::for_good)?;
                 if !obstacles.is_empty() {
                     return Err(Halt::Refused(obstacles.join("; ")));
                 }

@@ -98,6 +98,14 @@ async fn what_stands_in_the_way_is_said_before_anything_is_made() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_database_that_cannot_be_reached_at_first_stands_in_the_way() {
+    let world = ended(MovePath::Stream, &[], &[Fault::Fails(Step::Preflight)], STAYED).await;
+    let why = "a step did not succeed: the session was ended";
+    assert_eq!(world.inner().moved.error.as_deref(), Some(why));
+    assert_eq!(world.calls("plan_cleanups"), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_fails_for_now_is_done_later() {
     for step in [
         Step::Sever,

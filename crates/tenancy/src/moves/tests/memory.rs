@@ -314,7 +314,7 @@ impl DataPlane for Plane {
     }
 
     async fn preflight(&self, _moved: &Move) -> Result<Vec<String>, PlaneError> {
-        Ok(self.world.effect("preflight", |inner| inner.preflight.clone()).await)
+        self.step(Step::Preflight, "preflight", |inner| Ok(inner.preflight.clone())).await
     }
 
     async fn plan(&self, _moved: &Move) -> Result<Vec<Cleanup>, PlaneError> {

@@ -55,6 +55,7 @@ pub(super) enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Sever,
+    Preflight,
     Prepare,
     Open,
     Copy,
