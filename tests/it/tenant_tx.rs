@@ -14,7 +14,7 @@ use stagesub_storage::error::CommitError;
 use stagesub_storage::factory::TenantDb;
 use stagesub_storage::fence::{AdmitError, admit_tenant};
 use stagesub_storage::patience::MovePatience;
-use stagesub_storage::pool::{TenantPoolSettings, TxTimeouts};
+use stagesub_storage::pool::{BoundsBy, TenantPoolSettings, TxTimeouts};
 use stagesub_storage::tx::TenantTx;
 use stagesub_tenancy::{
     Access, BeginError, DatabaseId, OpenError, Placement, PlacementEpoch, RouteError, TenantId, TenantScope,
@@ -184,6 +184,33 @@ async fn settings_of_a_session_end_with_the_transaction() {
                 .unwrap();
         assert_eq!((tenant, memory.as_str()), (theirs.tenant_id().as_uuid(), "4MB"));
         tx.commit().await.unwrap();
+    }
+}
+
+/// Each transaction has its bounds, whoever knows them, and however the one before set its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_transaction_has_its_bounds_again() {
+    const BOUNDS: [(&str, &str); 3] = [
+        ("statement_timeout", "15s"),
+        ("lock_timeout", "50ms"),
+        ("idle_in_transaction_session_timeout", "30s"),
+    ];
+    let timeouts = TxTimeouts { lock: Duration::from_millis(50), ..TxTimeouts::default() };
+    for bounds in [BoundsBy::Session, BoundsBy::Transaction] {
+        let pool =
+            TenantPoolSettings { max_connections: 1, timeouts, bounds, ..TenantPoolSettings::default() };
+        let lab = Lab::start_with(pool).await;
+        let db = lab.tenants();
+        for access in [Access::Write, Access::Read, Access::Write] {
+            let mut tx = begin(&db, &lab.scopes[0], access).await;
+            for (name, wanted) in BOUNDS {
+                let show = AssertSqlSafe(format!("SHOW {name}"));
+                let shown: String = sqlx::query_scalar(show).fetch_one(&mut tx).await.unwrap();
+                assert_eq!(shown, wanted, "{name} by {bounds:?}");
+                sqlx::query(AssertSqlSafe(format!("SET {name} = 0"))).execute(&mut tx).await.unwrap();
+            }
+            tx.commit().await.unwrap();
+        }
     }
 }
 

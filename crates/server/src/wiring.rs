@@ -23,7 +23,7 @@ use stagesub_storage::doctor::{DoctorError, Expectations, Report};
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_storage::logins::{DatabaseLogins, REMEMBERED, RememberedLogins};
 use stagesub_storage::migrate::MigrateError;
-use stagesub_storage::pool::TenantPoolSettings;
+use stagesub_storage::pool::{BoundsBy, TenantPoolSettings};
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::changes::{PgChangeFeed, PgChangeSignal};
 use stagesub_storage::registry::credentials::{PgAuthorityStore, PgCredentialStore};
@@ -47,7 +47,7 @@ use stagesub_tenancy::{
 use uuid::Uuid;
 
 use crate::clock::SystemClock;
-use crate::config::{Bounds, DatabaseSettings, PoolShares, PoolSizes, ServingSettings};
+use crate::config::{DatabaseSettings, PoolShares, PoolSizes, ServingSettings};
 use crate::doctor;
 use crate::idempotency::{Fingerprints, KeyTurns};
 use crate::jobs::changes::{Follow, Heard};
@@ -97,6 +97,7 @@ impl Platform {
     /// # Errors
     /// [`WiringError`], a sentence for whoever starts the program.
     pub async fn open(databases: DatabaseSettings, hosts: HostPolicy) -> Result<Self, WiringError> {
+        let pooled = factory_settings(&databases);
         let keys = Arc::new(databases.keys);
         let registry = RegistryPools::open(&databases.database_url, &keys).await?;
         let passwords = Arc::new(PasswordHasher::new(HasherSettings::default())?);
@@ -104,10 +105,7 @@ impl Platform {
         let directory = CachedDirectory::new(stored, CacheSettings::default());
         let logins = Arc::new(PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys)));
         let remembered = RememberedLogins::new((*logins).clone(), REMEMBERED);
-        let factory = Arc::new(LeanPoolFactory::new(
-            Arc::new(remembered),
-            factory_settings(databases.pools, databases.bounds, databases.shares),
-        ));
+        let factory = Arc::new(LeanPoolFactory::new(Arc::new(remembered), pooled));
         let cached: Arc<dyn TenantDirectory> = Arc::new(directory.clone());
         let (meter, metrics) = (Arc::new(UsageMeter::new()), Metrics::default());
         let sinks: Vec<Arc<dyn UsageSink>> = vec![Arc::clone(&meter) as _, Arc::new(metrics.clone())];
@@ -466,9 +464,11 @@ impl Fleet {
     }
 }
 
-fn factory_settings(sizes: PoolSizes, bounds: Bounds, shares: PoolShares) -> FactorySettings {
-    let settings = bounds.factory_settings(sizes);
-    let sharing = |share, pool| TenantPoolSettings { share, ..pool };
+fn factory_settings(databases: &DatabaseSettings) -> FactorySettings {
+    let (settings, shares) = (databases.bounds.factory_settings(databases.pools), databases.shares);
+    // Whoever keeps no statement keeps no first word either.
+    let bounds = if databases.one_message_reads { BoundsBy::Session } else { BoundsBy::Transaction };
+    let sharing = |share, pool| TenantPoolSettings { share, bounds, ..pool };
     // A database of one's own is shared with nobody.
     FactorySettings {
         shared: sharing(shares.tenant_percent, settings.shared),

@@ -25,8 +25,7 @@ use crate::deadline::Unanswered;
 use crate::error::{Failure, begin_error, classify, is_dead, sqlstate};
 use crate::factory::TenantDb;
 use crate::patience::Tries;
-use crate::pool::{Borrowed, TenantPool, TxTimeouts};
-use crate::tx::milliseconds;
+use crate::pool::{Borrowed, TenantPool, TxTimeouts, milliseconds};
 
 /// How much later than the server's own bound an answer may come. Such a read is short: the server has as long for
 /// it as any begin may take, and one that lies frozen is told apart from one that is slow.

@@ -43,9 +43,23 @@ pub struct TenantPoolSettings {
     pub idle: Duration,
     /// What each transaction may take.
     pub timeouts: TxTimeouts,
+    /// Who knows that.
+    pub bounds: BoundsBy,
 }
 
-/// Bounds within one transaction, set by its first message.
+/// How the server is told what a transaction may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BoundsBy {
+    /// By the connection's first words: they are the session's defaults, and what a transaction sets otherwise is taken
+    /// back to them when it ends (`RESET ALL`). Saves each transaction three statements of its first message.
+    #[default]
+    Session,
+    /// By each transaction's first message: behind a pooler that lends server sessions by transaction, where a session's
+    /// first words are somebody else's.
+    Transaction,
+}
+
+/// Bounds within one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TxTimeouts {
     /// Longest statement.
@@ -76,6 +90,7 @@ impl Default for TenantPoolSettings {
             connect: Duration::from_secs(5),
             idle: Duration::from_mins(10),
             timeouts: TxTimeouts::default(),
+            bounds: BoundsBy::default(),
         }
     }
 }
@@ -91,6 +106,24 @@ const NO_SUCH_STATEMENT: &str = "26000";
 /// Answers to statements that were left behind, at most, and one more: the end of a transaction that read, one that
 /// ran, one that was sent after it.
 const PENDING_ANSWERS: u32 = 4;
+
+/// A connection's first words.
+fn told(options: PgConnectOptions, settings: &TenantPoolSettings) -> PgConnectOptions {
+    let TxTimeouts { statement, lock, idle } = settings.timeouts;
+    match settings.bounds {
+        BoundsBy::Session => options.options([
+            ("statement_timeout", milliseconds(statement).to_string()),
+            ("lock_timeout", milliseconds(lock).to_string()),
+            ("idle_in_transaction_session_timeout", milliseconds(idle).to_string()),
+        ]),
+        BoundsBy::Transaction => options,
+    }
+}
+
+/// A bound as the server takes it, which 0 would switch off.
+pub(crate) fn milliseconds(bound: Duration) -> i32 {
+    i32::try_from(bound.as_millis()).unwrap_or(i32::MAX).max(1)
+}
 
 /// Connections to one database, as the application's login. Lent to [`crate::tx::TenantTx`] alone: neither
 /// the pool nor a connection can be taken out of it.
@@ -135,7 +168,7 @@ impl TenantPool {
         settings: TenantPoolSettings,
         identity: Identity,
     ) -> Result<Self, sqlx::Error> {
-        let options = options.disable_statement_logging();
+        let options = told(options, &settings).disable_statement_logging();
         let size = usize::try_from(settings.max_connections.max(1)).unwrap_or(1);
         let present = watch::Sender::new(0);
         let manager = Manager { options: options.clone(), identity, present: present.clone() };
@@ -187,6 +220,14 @@ impl TenantPool {
     #[must_use]
     pub fn timeouts(&self) -> TxTimeouts {
         self.settings.timeouts
+    }
+
+    /// Those that a transaction has to set itself.
+    pub(crate) fn bounds_to_set(&self) -> Option<TxTimeouts> {
+        match self.settings.bounds {
+            BoundsBy::Session => None,
+            BoundsBy::Transaction => Some(self.settings.timeouts),
+        }
     }
 
     /// Connections that exist now, those being cleaned up included.

@@ -14,7 +14,7 @@ use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, Tally, TenantI
 use crate::deadline::{self, Unanswered};
 use crate::error::{CommitError, begin_error, is_dead, leaves_open};
 use crate::metered::Metered;
-use crate::pool::{Borrowed, TenantPool, TxTimeouts};
+use crate::pool::{Borrowed, TenantPool, TxTimeouts, milliseconds};
 use crate::statement::Statement;
 
 /// One transaction on one tenant's data.
@@ -77,7 +77,8 @@ impl TenantTx {
             return Err(BeginError::Unavailable("the pool was leased for another tenant".into()));
         }
         let timeouts = routed.lease.timeouts();
-        let text = begin_text(tenant, access, routed.located.epoch, timeouts);
+        let bounds = routed.lease.bounds_to_set();
+        let text = begin_text(tenant, access, routed.located.epoch, bounds);
         let answer_within = match access {
             Access::Read => routed.lease.answer_within(),
             Access::Write => routed.lease.answer_within().saturating_add(timeouts.lock),
@@ -222,28 +223,26 @@ impl TenantTx {
     }
 }
 
-/// The first message, built of a UUID and integers only.
-fn begin_text(tenant: TenantId, access: Access, epoch: PlacementEpoch, timeouts: TxTimeouts) -> String {
+/// The first message, built of a UUID and integers only. `bounds` are those that the session does not have.
+fn begin_text(tenant: TenantId, access: Access, epoch: PlacementEpoch, bounds: Option<TxTimeouts>) -> String {
     let mode = match access {
         Access::Read => "READ ONLY",
         Access::Write => "READ WRITE",
     };
+    let bounds = bounds.map_or_else(String::new, |TxTimeouts { statement, lock, idle }| {
+        format!(
+            "SET LOCAL statement_timeout={};\
+             SET LOCAL lock_timeout={};\
+             SET LOCAL idle_in_transaction_session_timeout={};",
+            milliseconds(statement),
+            milliseconds(lock),
+            milliseconds(idle),
+        )
+    });
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED {mode};\
-         SET LOCAL app.tenant_id='{tenant}';\
-         SET LOCAL statement_timeout={};\
-         SET LOCAL lock_timeout={};\
-         SET LOCAL idle_in_transaction_session_timeout={};\
-         CALL app.enter({epoch})",
-        milliseconds(timeouts.statement),
-        milliseconds(timeouts.lock),
-        milliseconds(timeouts.idle),
+         SET LOCAL app.tenant_id='{tenant}';{bounds}CALL app.enter({epoch})"
     )
-}
-
-/// A bound as the server takes it, which 0 would switch off.
-pub(crate) fn milliseconds(bound: Duration) -> i32 {
-    i32::try_from(bound.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
 /// The transaction that was begun is open no more.
@@ -344,13 +343,17 @@ mod tests {
             idle: Duration::from_secs(30),
         };
         assert_eq!(
-            begin_text(tenant, Access::Write, PlacementEpoch(7), timeouts),
+            begin_text(tenant, Access::Write, PlacementEpoch(7), Some(timeouts)),
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
              SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
              SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=50;\
              SET LOCAL idle_in_transaction_session_timeout=30000;CALL app.enter(7)"
         );
-        assert!(begin_text(tenant, Access::Read, PlacementEpoch(7), timeouts).contains("READ ONLY;"));
+        assert_eq!(
+            begin_text(tenant, Access::Read, PlacementEpoch(7), None),
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
+             SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';CALL app.enter(7)"
+        );
     }
 
     #[test]

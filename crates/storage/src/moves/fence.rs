@@ -27,7 +27,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use stagesub_tenancy::{PlacementEpoch, TenantId};
 
 use crate::error::{LOCK_NOT_AVAILABLE, sqlstate};
-use crate::tx::milliseconds;
+use crate::pool::milliseconds;
 
 /// Namespace of tenants' locks among the server's advisory locks, as `app.enter` has it.
 const LOCKS: i64 = 7;
