@@ -7,6 +7,7 @@
 //! | [`record`] | the stored move, and what belongs to it |
 //! | [`registry`] | port: where moves are stored, leased and **decided** |
 //! | [`plane`] | port: everything that is done to the two databases |
+//! | [`survey`] | port: how large tenants are, asked before a move |
 //! | [`failpoint`] | where a test may stop a mover |
 //! | [`mover`] | drives one move that it holds, and recovers what another left |
 //!
@@ -46,14 +47,18 @@ pub mod plane;
 pub mod record;
 pub mod registry;
 pub mod state;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 
 pub use failpoint::{Failpoints, Point};
-pub use mover::{Driven, Mover, MoverSettings};
+pub use mover::{Driven, MoveObserver, Mover, MoverSettings};
 pub use plane::{DataPlane, PlaneError};
 pub use record::{
     Cleanup, FencingToken, Held, Move, MoveId, MovePrefix, NewMove, Note, Requester, TableProgress,
 };
-pub use registry::{BeginMoveError, Decision, MoveRegistry, MoveRegistryError, Refusal, Renewed, Requested};
+pub use registry::{
+    BeginMoveError, Decision, MoveKind, MoveRegistry, MoveRegistryError, Refusal, Renewed, Requested,
+};
 pub use state::{MovePath, MoveState, Request, Side};
+pub use survey::{Surveyor, TenantSize};

@@ -66,6 +66,9 @@ pub trait NodeRegistry: Send + Sync {
     /// tells of the other nodes that said so within `lease`. One clock decides for all of them.
     async fn beat(&self, node: NodeId, lease: Duration, uses: Uses) -> Result<Others, DirectoryError>;
 
+    /// How many nodes said within `lease` that they live, asked by one that does not.
+    async fn count(&self, lease: Duration) -> Result<u32, DirectoryError>;
+
     /// Says that `node` ends, so that the others need not wait for its lease.
     async fn leave(&self, node: NodeId) -> Result<(), DirectoryError>;
 }

@@ -160,6 +160,10 @@ mod tests {
             }
         }
 
+        async fn count(&self, _: Duration) -> Result<u32, DirectoryError> {
+            unreachable!("a node that lives asks what the others use")
+        }
+
         async fn leave(&self, node: NodeId) -> Result<(), DirectoryError> {
             self.left.lock().unwrap().push(node);
             Ok(())

@@ -10,8 +10,8 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{Postgres, Transaction};
 use stagesub_tenancy::moves::registry::MovePage;
 use stagesub_tenancy::moves::{
-    BeginMoveError, Cleanup, Decision, FencingToken, Held, Move, MoveId, MoveRegistry, MoveRegistryError,
-    MoveState, NewMove, Note, Renewed, Request, Requested, Requester, TableProgress,
+    BeginMoveError, Cleanup, Decision, FencingToken, Held, Move, MoveId, MoveKind, MoveRegistry,
+    MoveRegistryError, MoveState, NewMove, Note, Renewed, Request, Requested, Requester, TableProgress,
 };
 use stagesub_tenancy::{DirectoryError, Located, NodeId, TenantDirectory, TenantId};
 
@@ -46,6 +46,38 @@ impl PgMoveRegistry {
     async fn start(&self) -> Result<Transaction<'static, Postgres>, MoveRegistryError> {
         Ok(self.registry.begin_control().await.map_err(unavailable)?)
     }
+
+    async fn claimed(
+        &self,
+        node: NodeId,
+        lease: Duration,
+        kind: Option<MoveKind>,
+    ) -> Result<Option<Held>, MoveRegistryError> {
+        // One that another node is claiming at this moment is left to it.
+        let row = moves_returning!(
+            "WITH free AS (
+                SELECT id FROM registry.moves
+                WHERE ended_at IS NULL AND lease_until <= now()
+                    AND ($3::boolean IS NULL OR (state = 'active') = $3)
+                ORDER BY lease_until, id
+                LIMIT 1
+                FOR UPDATE SKIP LOCKED
+            )
+            UPDATE registry.moves AS m
+            SET owner = $1, token = m.token + 1, lease_until = now() + $2::interval, updated_at = now()
+            FROM free
+            WHERE m.id = free.id",
+            node.as_uuid(),
+            interval(lease)?,
+            kind.map(|kind| kind == MoveKind::Active)
+        )
+        .fetch_optional(self.registry.control())
+        .await
+        .map_err(unavailable)?;
+        let Some(row) = row else { return Ok(None) };
+        let token = FencingToken(row.token);
+        Ok(Some(Held { moved: row.try_into()?, node, token }))
+    }
 }
 
 #[async_trait]
@@ -76,12 +108,31 @@ impl MoveRegistry for PgMoveRegistry {
         .fetch_all(self.registry.control())
         .await
         .map_err(unavailable)?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = rows.len() > limit;
-        let items: Vec<Move> =
-            rows.into_iter().take(limit).map(Move::try_from).collect::<Result<_, DirectoryError>>()?;
-        let next = if more { items.last().map(|moved| moved.id) } else { None };
-        Ok(MovePage { items, next })
+        page(rows, limit)
+    }
+
+    async fn list_of(
+        &self,
+        tenant: TenantId,
+        after: Option<MoveId>,
+        limit: u32,
+    ) -> Result<MovePage, MoveRegistryError> {
+        let rows = moves_where!(
+            "WHERE m.tenant_id = $1 AND m.id < $2
+            ORDER BY m.id DESC
+            LIMIT $3",
+            tenant.as_uuid(),
+            after.map_or(uuid::Uuid::max(), MoveId::as_uuid),
+            i64::from(limit) + 1
+        )
+        .fetch_all(self.registry.control())
+        .await
+        .map_err(unavailable)?;
+        page(rows, limit)
+    }
+
+    async fn count_live(&self) -> Result<Vec<(MoveState, u64)>, MoveRegistryError> {
+        details::count_live(self).await
     }
 
     async fn tables(&self, id: MoveId) -> Result<Vec<TableProgress>, MoveRegistryError> {
@@ -121,28 +172,16 @@ impl MoveRegistry for PgMoveRegistry {
     }
 
     async fn claim(&self, node: NodeId, lease: Duration) -> Result<Option<Held>, MoveRegistryError> {
-        // One that another node is claiming at this moment is left to it.
-        let row = moves_returning!(
-            "WITH free AS (
-                SELECT id FROM registry.moves
-                WHERE ended_at IS NULL AND lease_until <= now()
-                ORDER BY lease_until, id
-                LIMIT 1
-                FOR UPDATE SKIP LOCKED
-            )
-            UPDATE registry.moves AS m
-            SET owner = $1, token = m.token + 1, lease_until = now() + $2::interval, updated_at = now()
-            FROM free
-            WHERE m.id = free.id",
-            node.as_uuid(),
-            interval(lease)?
-        )
-        .fetch_optional(self.registry.control())
-        .await
-        .map_err(unavailable)?;
-        let Some(row) = row else { return Ok(None) };
-        let token = FencingToken(row.token);
-        Ok(Some(Held { moved: row.try_into()?, node, token }))
+        self.claimed(node, lease, None).await
+    }
+
+    async fn claim_kind(
+        &self,
+        node: NodeId,
+        lease: Duration,
+        kind: MoveKind,
+    ) -> Result<Option<Held>, MoveRegistryError> {
+        self.claimed(node, lease, Some(kind)).await
     }
 
     async fn renew(&self, held: &Held, lease: Duration) -> Result<Renewed, MoveRegistryError> {
@@ -283,6 +322,16 @@ impl MoveRegistry for PgMoveRegistry {
 
 fn found(row: Option<MoveRow>) -> Result<Option<Move>, MoveRegistryError> {
     Ok(row.map(Move::try_from).transpose()?)
+}
+
+/// What was read of a page and one more.
+fn page(rows: Vec<MoveRow>, limit: u32) -> Result<MovePage, MoveRegistryError> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = rows.len() > limit;
+    let items: Vec<Move> =
+        rows.into_iter().take(limit).map(Move::try_from).collect::<Result<_, DirectoryError>>()?;
+    let next = if more { items.last().map(|moved| moved.id) } else { None };
+    Ok(MovePage { items, next })
 }
 
 fn interval(time: Duration) -> Result<PgInterval, DirectoryError> {

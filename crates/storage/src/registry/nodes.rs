@@ -75,6 +75,18 @@ impl NodeRegistry for PgNodeRegistry {
         })
     }
 
+    async fn count(&self, lease: Duration) -> Result<u32, DirectoryError> {
+        let lease = PgInterval::try_from(lease).map_err(|source| corrupt("lease", source))?;
+        let nodes = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "nodes!" FROM registry.nodes WHERE seen_at >= now() - $1::interval"#,
+            lease
+        )
+        .fetch_one(self.registry.control())
+        .await
+        .map_err(unavailable)?;
+        u32::try_from(nodes).map_err(|source| corrupt("nodes", source))
+    }
+
     async fn leave(&self, node: NodeId) -> Result<(), DirectoryError> {
         sqlx::query!("DELETE FROM registry.nodes WHERE id = $1", node.as_uuid())
             .execute(self.registry.control())

@@ -1,6 +1,6 @@
 //! Drives one move that it holds, and recovers what another left.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::failpoint::{Failpoints, Point};
 use super::plane::{DataPlane, PlaneError};
 use super::record::{Held, Move, Note};
-use super::registry::{MoveRegistry, MoveRegistryError, Renewed};
+use super::registry::{MoveKind, MoveRegistry, MoveRegistryError, Renewed};
 use super::state::{MoveState, Request};
 use crate::nodes::NodeId;
 
@@ -87,6 +87,15 @@ pub enum Driven {
     Released(String),
     /// It is another's, or will be. Nothing was written after that was known.
     Lost,
+    /// The mover was told to stop; the move was given out of hand, for another to go on at once.
+    Stopped,
+}
+
+/// Hears what becomes of a mover's move, as the registry has it. Called between steps, so it is to return at once.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+pub trait MoveObserver: Send + Sync {
+    /// The move stands like this: when a mover takes it up, and after each step.
+    fn stands(&self, moved: &Move);
 }
 
 /// Why a move does not go on.
@@ -100,6 +109,8 @@ pub(super) enum Halt {
     Refused(String),
     /// Somebody wants it aborted.
     Asked,
+    /// The mover is to stop.
+    Stopped,
 }
 
 impl Halt {
@@ -119,6 +130,8 @@ pub struct Mover {
     pub(super) node: NodeId,
     settings: MoverSettings,
     failpoints: Option<Arc<dyn Failpoints>>,
+    observer: Option<Arc<dyn MoveObserver>>,
+    stop: Option<watch::Receiver<bool>>,
 }
 
 impl std::fmt::Debug for Mover {
@@ -136,7 +149,22 @@ impl Mover {
         node: NodeId,
         settings: MoverSettings,
     ) -> Self {
-        Self { registry, plane, node, settings, failpoints: None }
+        Self { registry, plane, node, settings, failpoints: None, observer: None, stop: None }
+    }
+
+    /// The same, which tells `observer` what becomes of its move.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn MoveObserver>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// The same, which stops soon after `stop` says so: at once, or when a cutover that is on has come to its end. It
+    /// closes its sessions and gives the move out of hand, so that nobody waits for its lease.
+    #[must_use]
+    pub fn with_stop(mut self, stop: watch::Receiver<bool>) -> Self {
+        self.stop = Some(stop);
+        self
     }
 
     /// The same, which says at each point that it is there: for tests, which stop it.
@@ -161,6 +189,20 @@ impl Mover {
         Ok(Some(self.drive(held, asked).await))
     }
 
+    /// As [`Mover::step`], of moves of one kind.
+    ///
+    /// # Errors
+    /// As [`Mover::step`].
+    ///
+    /// # Cancel safety
+    /// As [`Mover::step`].
+    pub async fn step_kind(&self, kind: MoveKind) -> Result<Option<Driven>, MoveRegistryError> {
+        let asked = Instant::now();
+        let claimed = self.registry.claim_kind(self.node, self.settings.lease, kind).await?;
+        let Some(held) = claimed else { return Ok(None) };
+        Ok(Some(self.drive(held, asked).await))
+    }
+
     /// Drives a move that was claimed by a call that began at `asked`.
     ///
     /// # Cancel safety
@@ -177,6 +219,7 @@ impl Mover {
                 biased;
                 () = self.hold(&held, asked, &tell, &grip) => Err(Halt::Lost),
                 worked = work => worked,
+                () = self.stopped(&grip) => Err(Halt::Stopped),
             }
         };
         let held = drive.held;
@@ -186,22 +229,41 @@ impl Mover {
         let Err(halt) = halted else { return Driven::Ended(Box::new(held.moved)) };
         match halt {
             Halt::Lost => Driven::Lost,
-            Halt::Later(why) | Halt::Refused(why) => self.release(&held, why).await,
-            Halt::Asked => self.release(&held, "an abort was asked for too late".to_owned()).await,
+            Halt::Later(why) | Halt::Refused(why) => self.give_out_of_hand(&held, why).await,
+            Halt::Asked => self.give_out_of_hand(&held, "an abort was asked for too late".to_owned()).await,
+            Halt::Stopped => {
+                tracing::info!(moved = %held.moved.id, state = %held.moved.state, "a move is left to other nodes");
+                self.release(&held, None, Duration::ZERO, Driven::Stopped).await
+            }
         }
     }
 
-    async fn release(&self, held: &Held, why: String) -> Driven {
+    async fn give_out_of_hand(&self, held: &Held, why: String) -> Driven {
         tracing::warn!(moved = %held.moved.id, state = %held.moved.state, why, "a move does not go on now");
-        let released = self.registry.release(held, Some(why.clone()), self.settings.rest);
-        match timeout(self.settings.step, released).await {
+        self.release(held, Some(why.clone()), self.settings.rest, Driven::Released(why)).await
+    }
+
+    async fn release(&self, held: &Held, why: Option<String>, pause: Duration, released: Driven) -> Driven {
+        match timeout(self.settings.step, self.registry.release(held, why, pause)).await {
             Ok(Ok(false)) => Driven::Lost,
             Ok(Err(error)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a move's lease runs out by itself");
-                Driven::Released(why)
+                released
             }
-            Ok(Ok(true)) | Err(_) => Driven::Released(why),
+            Ok(Ok(true)) | Err(_) => released,
         }
+    }
+
+    /// Returns when the mover is to stop and nobody waits for the tenant. Polled after each step of the work, so that
+    /// it sees a cutover's end before anything else is begun.
+    async fn stopped(&self, grip: &Grip) {
+        let Some(stop) = &self.stop else { return pending().await };
+        // Whoever could tell it to stop may be gone; then it goes on.
+        if stop.clone().wait_for(|stop| *stop).await.is_err() {
+            return pending().await;
+        }
+        poll_fn(|_| if grip.is_cutover.load(Ordering::Relaxed) { Poll::Pending } else { Poll::Ready(()) })
+            .await;
     }
 
     /// Says again and again that the move is held, and returns when it is not, or when nobody can tell. The last lease
@@ -274,7 +336,7 @@ pub(super) struct Drive<'m> {
 impl Drive<'_> {
     /// From wherever it stands to its end.
     pub(super) async fn work(&mut self) -> Result<(), Halt> {
-        self.note_cutover();
+        self.note_state();
         self.reach(Point::Claimed).await;
         self.recover().await?;
         while !self.state().is_over() {
@@ -347,10 +409,13 @@ impl Drive<'_> {
         self.held.moved.state
     }
 
-    /// The tenant may be locked, or open nowhere.
-    fn note_cutover(&self) {
+    /// Whether the tenant may be locked, or open nowhere; and what an observer is told.
+    fn note_state(&self) {
         let is_cutover = self.state().is_cutover() || self.state() == MoveState::Decided;
         self.grip.is_cutover.store(is_cutover, Ordering::Relaxed);
+        if let Some(observer) = &self.mover.observer {
+            observer.stands(&self.held.moved);
+        }
     }
 
     async fn reach(&self, point: Point) {
@@ -367,10 +432,14 @@ impl Drive<'_> {
 
     /// Makes a step.
     async fn advance(&mut self, to: MoveState, note: Note) -> Result<(), Halt> {
+        if to.is_cutover() {
+            // From the question on: the registry may have it before the answer is here.
+            self.grip.is_cutover.store(true, Ordering::Relaxed);
+        }
         let stepped = self.mover.registry.advance(&self.held, to, &note);
         // None: another has it, or it is not where this mover believes it to be. Whoever claims it will see.
         self.held.moved = self.asked("a step of the move", stepped).await?.ok_or(Halt::Lost)?;
-        self.note_cutover();
+        self.note_state();
         self.reach(Point::State(to)).await;
         Ok(())
     }

@@ -30,6 +30,17 @@ pub trait MoveRegistry: Send + Sync {
     /// Lists moves, the newest first: at most `limit` that are older than `after`.
     async fn list(&self, after: Option<MoveId>, limit: u32) -> Result<MovePage, MoveRegistryError>;
 
+    /// Lists the moves of one tenant, in the same order.
+    async fn list_of(
+        &self,
+        tenant: TenantId,
+        after: Option<MoveId>,
+        limit: u32,
+    ) -> Result<MovePage, MoveRegistryError>;
+
+    /// How many moves there are that have not ended, by their states; of states that are not listed there are none.
+    async fn count_live(&self) -> Result<Vec<(MoveState, u64)>, MoveRegistryError>;
+
     /// How far the copies of a move's tables are, in the order they are copied.
     async fn tables(&self, id: MoveId) -> Result<Vec<TableProgress>, MoveRegistryError>;
 
@@ -48,6 +59,14 @@ pub trait MoveRegistry: Send + Sync {
     /// Takes a move that has not ended and that nobody holds, or whose owner's lease is over by the registry's clock;
     /// the one that was free first. Its token is larger than any before.
     async fn claim(&self, node: NodeId, lease: Duration) -> Result<Option<Held>, MoveRegistryError>;
+
+    /// As [`MoveRegistry::claim`], of one kind alone: a node that has its hands full of the one may take the other.
+    async fn claim_kind(
+        &self,
+        node: NodeId,
+        lease: Duration,
+        kind: MoveKind,
+    ) -> Result<Option<Held>, MoveRegistryError>;
 
     /// Holds it for another `lease` from now.
     async fn renew(&self, held: &Held, lease: Duration) -> Result<Renewed, MoveRegistryError>;
@@ -102,6 +121,26 @@ pub trait MoveRegistry: Send + Sync {
 
     /// Ends a move that is over and of which nothing is left. `None`: nothing was written.
     async fn end(&self, held: &Held) -> Result<Option<Move>, MoveRegistryError>;
+}
+
+/// What a move asks of the node that drives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MoveKind {
+    /// Work: it copies, compares, cuts over, tidies.
+    Working,
+    /// Company: it is active, and its streams are kept until somebody says where the tenant stays. For days, perhaps.
+    Active,
+}
+
+impl MoveKind {
+    /// The kind of a move in this state.
+    #[must_use]
+    pub const fn of(state: MoveState) -> Self {
+        match state {
+            MoveState::Active => Self::Active,
+            _ => Self::Working,
+        }
+    }
 }
 
 /// One page of moves.

@@ -5,4 +5,5 @@ mod crashes;
 mod failures;
 mod memory;
 mod others;
+mod stopping;
 mod world;

@@ -55,6 +55,10 @@ impl NodeRegistry for Board {
         })
     }
 
+    async fn count(&self, _: Duration) -> Result<u32, DirectoryError> {
+        Ok(u32::try_from(self.said.lock().unwrap().len()).unwrap())
+    }
+
     async fn leave(&self, node: NodeId) -> Result<(), DirectoryError> {
         self.said.lock().unwrap().remove(&node.as_uuid().as_u128());
         Ok(())

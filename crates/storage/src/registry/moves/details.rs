@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use stagesub_tenancy::DatabaseId;
 use stagesub_tenancy::moves::record::Object;
-use stagesub_tenancy::moves::{Cleanup, Held, MoveId, MoveRegistryError, TableProgress};
+use stagesub_tenancy::moves::{Cleanup, Held, MoveId, MoveRegistryError, MoveState, TableProgress};
 use uuid::Uuid;
 
 use super::{PgMoveRegistry, commit, undo};
@@ -31,6 +31,26 @@ pub(super) async fn tables(
         done: row.done,
     });
     Ok(tables.collect())
+}
+
+/// How many moves there are in each state.
+pub(super) async fn count_live(
+    registry: &PgMoveRegistry,
+) -> Result<Vec<(MoveState, u64)>, MoveRegistryError> {
+    let rows = sqlx::query!(
+        r#"SELECT state, count(*) AS "moves!" FROM registry.moves
+        WHERE ended_at IS NULL
+        GROUP BY state
+        ORDER BY state"#
+    )
+    .fetch_all(registry.registry.control())
+    .await
+    .map_err(unavailable)?;
+    let counted = rows.into_iter().map(|row| {
+        let state = row.state.parse().map_err(|source| corrupt("state of a move", source))?;
+        Ok((state, row.moves.unsigned_abs()))
+    });
+    counted.collect()
 }
 
 /// Writes down how far they are.

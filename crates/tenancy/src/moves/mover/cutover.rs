@@ -23,7 +23,8 @@ impl Drive<'_> {
         match self.attempt().await {
             Ok(since) => self.forward(Some(since)).await,
             Err(Halt::Lost) => Err(Halt::Lost),
-            Err(Halt::Asked) => self.settle_cutover("it was asked for", false).await,
+            // A mover does not stop in a cutover.
+            Err(Halt::Asked | Halt::Stopped) => self.settle_cutover("it was asked for", false).await,
             Err(Halt::Refused(why)) => self.settle_cutover(&why, false).await,
             Err(Halt::Later(why)) => self.settle_cutover(&why, true).await,
         }

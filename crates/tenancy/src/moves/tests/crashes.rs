@@ -30,7 +30,7 @@ pub(super) async fn finish(world: &Arc<World>) {
     for node in 100..200 {
         match mover(world, node).step().await.expect("the registry answers") {
             Some(Driven::Ended(_)) => return,
-            Some(Driven::Released(_) | Driven::Lost) => {}
+            Some(Driven::Released(_) | Driven::Lost | Driven::Stopped) => {}
             None if world.inner().moved.ended_at.is_some() => return,
             None => sleep(Duration::from_millis(500)).await,
         }

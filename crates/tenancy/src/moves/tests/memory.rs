@@ -15,7 +15,7 @@ use crate::moves::record::{
     Cleanup, FencingToken, Held, Move, MoveId, NewMove, Note, Object, Requester, TableProgress,
 };
 use crate::moves::registry::{
-    BeginMoveError, Decision, MovePage, MoveRegistry, MoveRegistryError, Renewed, Requested,
+    BeginMoveError, Decision, MoveKind, MovePage, MoveRegistry, MoveRegistryError, Renewed, Requested,
 };
 use crate::moves::state::{MovePath, MoveState, Request, Side};
 use crate::nodes::NodeId;
@@ -46,6 +46,21 @@ impl MoveRegistry for Memory {
 
     async fn list(&self, _after: Option<MoveId>, _limit: u32) -> Result<MovePage, MoveRegistryError> {
         Ok(MovePage { items: Vec::new(), next: None })
+    }
+
+    async fn list_of(
+        &self,
+        _tenant: TenantId,
+        after: Option<MoveId>,
+        limit: u32,
+    ) -> Result<MovePage, MoveRegistryError> {
+        self.list(after, limit).await
+    }
+
+    async fn count_live(&self) -> Result<Vec<(MoveState, u64)>, MoveRegistryError> {
+        let inner = self.0.inner();
+        let is_live = u64::from(inner.moved.ended_at.is_none());
+        Ok(vec![(inner.moved.state, is_live)])
     }
 
     async fn tables(&self, _id: MoveId) -> Result<Vec<TableProgress>, MoveRegistryError> {
@@ -80,6 +95,18 @@ impl MoveRegistry for Memory {
             Some(Held { moved: inner.moved.clone(), node, token: FencingToken(inner.token) })
         });
         Ok(claimed.await)
+    }
+
+    async fn claim_kind(
+        &self,
+        node: NodeId,
+        lease: Duration,
+        kind: MoveKind,
+    ) -> Result<Option<Held>, MoveRegistryError> {
+        if MoveKind::of(self.0.inner().moved.state) != kind {
+            return Ok(None);
+        }
+        self.claim(node, lease).await
     }
 
     async fn renew(&self, held: &Held, lease: Duration) -> Result<Renewed, MoveRegistryError> {
