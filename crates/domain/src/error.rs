@@ -64,6 +64,31 @@ pub enum StoreError {
     Failed(#[source] BoxError),
 }
 
+/// A database was not made, taken or looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// What was named cannot be used as it is, or an administrator has to mend something first. Asking again changes
+    /// nothing.
+    #[error("{reason}")]
+    Refused {
+        /// A sentence that says what to do; it names addresses and no secret.
+        reason: String,
+    },
+    /// It was not done now. What was done until then stays, and the same call goes on from there.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<DatabaseError> for UseCaseError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Refused { reason } => Self::WrongState { detail: reason },
+            DatabaseError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
 impl From<SequenceError> for StoreError {
     fn from(error: SequenceError) -> Self {
         match error {

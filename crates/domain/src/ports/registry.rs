@@ -4,11 +4,12 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use secrecy::SecretString;
 use stagesub_tenancy::{ConfigVersion, DatabaseId, Subdomain, Tenant, TenantCode, TenantId, TenantStatus};
 use uuid::Uuid;
 
 use crate::audit::AuditEntry;
-use crate::error::StoreError;
+use crate::error::{DatabaseError, StoreError};
 use crate::idempotency::{Asked, Fingerprint};
 use crate::page::Paged;
 use crate::role::Role;
@@ -208,14 +209,30 @@ pub trait TenantRegistry: Send + Sync {
     async fn record(&self, tenant: Option<TenantId>, entry: &AuditEntry) -> Result<(), StoreError>;
 }
 
+/// Where a tenant's own database is to be.
+#[derive(Debug, Clone)]
+pub enum DedicatedPlace {
+    /// On the server of the shared database.
+    Beside,
+    /// On another server: the connection string of a login there that may make databases and roles.
+    Server(SecretString),
+    /// In a database that is there and empty: the connection string of the login that owns it and may make roles.
+    Database(SecretString),
+}
+
 /// Databases that tenants are kept in, and the making of new ones.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait TenantDatabases: Send + Sync {
     /// A shared database to put a new tenant in.
     async fn choose_shared(&self) -> Result<DatabaseId, StoreError>;
-    /// Creates, migrates and marks a tenant's own database; finishes one that was begun.
-    async fn create_dedicated(&self, tenant: TenantId) -> Result<DatabaseId, StoreError>;
+    /// Creates, migrates and marks a tenant's own database; finishes one that was begun. A tenant has one at most: one
+    /// that is ready is the answer, unless it is somewhere else than `place` says.
+    async fn create_dedicated(
+        &self,
+        tenant: TenantId,
+        place: &DedicatedPlace,
+    ) -> Result<DatabaseId, DatabaseError>;
     /// Lets transactions of the tenant, at its first epoch, begin in the database it was placed in. Idempotent.
     async fn admit(&self, tenant: TenantId, database: DatabaseId) -> Result<(), StoreError>;
 }

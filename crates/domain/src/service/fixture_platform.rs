@@ -11,12 +11,12 @@ use stagesub_tenancy::{
 use uuid::Uuid;
 
 use crate::audit::AuditEntry;
-use crate::error::{Constraint, StoreError};
+use crate::error::{Constraint, DatabaseError, StoreError};
 use crate::idempotency::{Asked, is_over};
 use crate::page::Paged;
 use crate::ports::registry::{
-    NewMember, NewTenant, Reservation, TenantAccount, TenantChange, TenantDatabases, TenantFilter,
-    TenantRegistry,
+    DedicatedPlace, NewMember, NewTenant, Reservation, TenantAccount, TenantChange, TenantDatabases,
+    TenantFilter, TenantRegistry,
 };
 use crate::ports::{UnitOfWork, Units};
 use crate::service::fixture::moment;
@@ -225,8 +225,12 @@ impl TenantDatabases for World {
         self.step("choose_shared").map(|_| SHARED)
     }
 
-    async fn create_dedicated(&self, tenant: TenantId) -> Result<DatabaseId, StoreError> {
-        self.step("create_dedicated").map(|_| DatabaseId::from_uuid(tenant.as_uuid()))
+    async fn create_dedicated(
+        &self,
+        tenant: TenantId,
+        _: &DedicatedPlace,
+    ) -> Result<DatabaseId, DatabaseError> {
+        Ok(self.step("create_dedicated").map(|_| DatabaseId::from_uuid(tenant.as_uuid()))?)
     }
 
     async fn admit(&self, tenant: TenantId, _: DatabaseId) -> Result<(), StoreError> {

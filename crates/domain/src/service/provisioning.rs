@@ -16,7 +16,7 @@ use crate::idempotency::Asked;
 use crate::ids::{InstrumentNo, PositionNo, RankingListNo};
 use crate::instrument::{Instrument, ListType, Position, RankingList};
 use crate::ports::UnitOfWork;
-use crate::ports::registry::{NewMember, NewTenant, Reservation, TenantAccount};
+use crate::ports::registry::{DedicatedPlace, NewMember, NewTenant, Reservation, TenantAccount};
 use crate::service::code::proposals;
 use crate::service::context::Act;
 use crate::service::tenants::{
@@ -323,7 +323,7 @@ async fn finish(
         placement.database()
     } else {
         let database = if dedicated {
-            platform.databases.create_dedicated(id).await?
+            platform.databases.create_dedicated(id, &DedicatedPlace::Beside).await?
         } else {
             platform.databases.choose_shared().await?
         };

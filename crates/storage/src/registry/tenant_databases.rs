@@ -1,8 +1,8 @@
 //! Databases as provisioning asks for them.
 
 use async_trait::async_trait;
-use stagesub_domain::error::StoreError;
-use stagesub_domain::ports::registry::TenantDatabases;
+use stagesub_domain::error::{DatabaseError, StoreError};
+use stagesub_domain::ports::registry::{DedicatedPlace, TenantDatabases};
 use stagesub_tenancy::{DatabaseId, PlacementEpoch, TenantId};
 
 use super::{Keys, RegistryPools};
@@ -54,11 +54,17 @@ impl TenantDatabases for PgTenantDatabases {
         .ok_or_else(|| StoreError::Failed(Box::new(MigrateError::NoShared)))
     }
 
-    async fn create_dedicated(&self, tenant: TenantId) -> Result<DatabaseId, StoreError> {
-        self.dedicated.create(tenant).await.map_err(|error| match error {
-            MigrateError::Unreachable { .. } => StoreError::Unavailable(Box::new(error)),
-            error => StoreError::Failed(Box::new(error)),
-        })
+    async fn create_dedicated(
+        &self,
+        tenant: TenantId,
+        place: &DedicatedPlace,
+    ) -> Result<DatabaseId, DatabaseError> {
+        match place {
+            DedicatedPlace::Beside => self.dedicated.create(tenant).await.map_err(database_error),
+            DedicatedPlace::Server(_) | DedicatedPlace::Database(_) => Err(DatabaseError::Refused {
+                reason: "only the server of the shared database is known to this platform".to_owned(),
+            }),
+        }
     }
 
     async fn admit(&self, tenant: TenantId, database: DatabaseId) -> Result<(), StoreError> {
@@ -77,5 +83,14 @@ impl TenantDatabases for PgTenantDatabases {
             },
             error => StoreError::Failed(Box::new(error)),
         })
+    }
+}
+
+/// What cannot be reached may be there later; everything else is a sentence with what to do.
+fn database_error(error: MigrateError) -> DatabaseError {
+    match error {
+        MigrateError::Unreachable { .. } => StoreError::Unavailable(Box::new(error)).into(),
+        MigrateError::Database { .. } | MigrateError::Seal(_) => StoreError::Failed(Box::new(error)).into(),
+        error => DatabaseError::Refused { reason: error.to_string() },
     }
 }
