@@ -180,6 +180,9 @@ pub enum UseCaseError {
     /// The platform has no such tenant.
     #[error("no such tenant")]
     UnknownTenant,
+    /// There is no such move.
+    #[error("no such move")]
+    UnknownMove,
     /// There is no such person, or none in this orchestra.
     #[error("no such person")]
     UnknownPerson,

@@ -10,6 +10,7 @@ pub mod idempotency;
 pub mod import;
 pub mod instruments;
 pub mod limits;
+pub mod moves;
 pub mod musicians;
 pub mod people;
 pub mod positions;

@@ -239,6 +239,17 @@ impl Problem {
         )
     }
 
+    /// Too many answers that go on are being given; one that ends makes room.
+    #[must_use]
+    pub fn too_many_streams() -> Self {
+        Self::too_many(
+            "too-many-streams",
+            "There are too many who watch moves on this node; wait as long as Retry-After says, or ask for the move now \
+             and then.",
+            Duration::from_secs(5),
+        )
+    }
+
     /// The body of a request did not arrive in time; nothing was changed.
     #[must_use]
     pub fn too_slow() -> Self {
@@ -395,9 +406,10 @@ impl From<UseCaseError> for Problem {
     fn from(error: UseCaseError) -> Self {
         match error {
             UseCaseError::Invalid(errors) => Self::invalid(errors),
-            UseCaseError::NotFound { .. } | UseCaseError::UnknownTenant | UseCaseError::UnknownPerson => {
-                Self::not_found()
-            }
+            UseCaseError::NotFound { .. }
+            | UseCaseError::UnknownTenant
+            | UseCaseError::UnknownMove
+            | UseCaseError::UnknownPerson => Self::not_found(),
             UseCaseError::Taken { field } => {
                 let mut problem = Self::conflict(
                     "taken",

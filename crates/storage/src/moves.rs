@@ -9,6 +9,7 @@
 //! - [`pgoutput`] what logical decoding says of a transaction
 //! - [`apply`] brings what was streamed into the other database, exactly once
 //! - [`progress`] how far that is, kept beside what was applied
+//! - [`survey`] how large tenants are, and what their servers can do, before a move
 //! - [`verify`] whether both sides hold the same rows, and which ones differ
 //! - [`fence`] closes the tenant on the one side and opens it on the other
 //! - [`plane`] puts them together: what the state machine of `stagesub_tenancy::moves` calls
@@ -35,4 +36,5 @@ pub mod plane;
 pub mod progress;
 pub mod session;
 pub mod slot;
+pub mod survey;
 pub mod verify;

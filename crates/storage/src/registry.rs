@@ -41,6 +41,8 @@ mod idempotency;
 pub mod known;
 mod lock;
 pub mod logins;
+#[cfg(feature = "orchestra")]
+pub mod move_desk;
 pub mod moves;
 pub mod nodes;
 #[cfg(feature = "orchestra")]

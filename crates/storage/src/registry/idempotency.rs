@@ -1,4 +1,4 @@
-//! Which tenant, or which member of one, a request made, by the key that it was named with.
+//! Which tenant, or which member or move of one, a request made, by the key that it was named with.
 //!
 //! Both functions run under the registry version's lock, which every change takes first: so no two requests are
 //! between looking and writing at once.
@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::idempotency::{Asked, Fingerprint, KEPT_FOR};
 use stagesub_tenancy::TenantId;
+use stagesub_tenancy::moves::MoveId;
 use uuid::Uuid;
 
 use crate::repo::store_error;
@@ -22,6 +23,8 @@ pub(super) struct Made {
     pub(super) tenant: TenantId,
     /// The member, if that is what was made.
     pub(super) member: Option<Uuid>,
+    /// The move of the tenant, if that is what was begun.
+    pub(super) moved: Option<MoveId>,
 }
 
 /// What was asked with this key before at this host (`None`: the platform's own), and what was made.
@@ -32,7 +35,7 @@ pub(super) async fn find(
     now: DateTime<Utc>,
 ) -> Result<Option<(Fingerprint, Made)>, StoreError> {
     let row = sqlx::query!(
-        "SELECT fingerprint, tenant_id, member_id
+        "SELECT fingerprint, tenant_id, member_id, move_id
         FROM registry.idempotency_keys
         WHERE user_id = $1 AND at_tenant = $2 AND key = $3 AND created_at > $4",
         asked.user,
@@ -47,7 +50,11 @@ pub(super) async fn find(
     let fingerprint = <[u8; Fingerprint::LEN]>::try_from(row.fingerprint).map_err(|_| {
         StoreError::Corrupt { table: "registry.idempotency_keys", id: asked.user.to_string() }
     })?;
-    let made = Made { tenant: TenantId::from_uuid(row.tenant_id), member: row.member_id };
+    let made = Made {
+        tenant: TenantId::from_uuid(row.tenant_id),
+        member: row.member_id,
+        moved: row.move_id.map(MoveId::from_uuid),
+    };
     Ok(Some((Fingerprint::new(fingerprint), made)))
 }
 
@@ -76,14 +83,15 @@ pub(super) async fn record(
     .map_err(store_error)?;
     sqlx::query!(
         "INSERT INTO registry.idempotency_keys
-            (user_id, at_tenant, key, fingerprint, tenant_id, member_id, created_at, updated_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
+            (user_id, at_tenant, key, fingerprint, tenant_id, member_id, move_id, created_at, updated_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
         asked.user,
         host(at),
         asked.key.as_str(),
         &asked.fingerprint.as_bytes()[..],
         made.tenant.as_uuid(),
         made.member,
+        made.moved.map(MoveId::as_uuid),
         now
     )
     .execute(conn)

@@ -175,7 +175,7 @@ impl TenantRegistry for PgTenantRegistry {
             add_member(&mut tx, version, tenant.id, admin, Role::Admin, tenant.now).await?;
         }
         if let Some(asked) = &tenant.asked {
-            let made = idempotency::Made { tenant: tenant.id, member: None };
+            let made = idempotency::Made { tenant: tenant.id, member: None, moved: None };
             idempotency::record(&mut tx, asked, None, made, tenant.now).await?;
         }
         audit::record(&mut tx, Some(tenant.id), entry).await?;
