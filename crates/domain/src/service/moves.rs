@@ -3,6 +3,8 @@
 //! What is decided here is whether an orchestra may move, where to and how. The move itself is begun in the registry of
 //! moves, and driven by whichever node takes it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use stagesub_tenancy::moves::registry::MovePage;
 use stagesub_tenancy::moves::{
@@ -68,6 +70,8 @@ pub struct Shown {
     pub moved: Move,
     /// Its tables, in the order they are copied.
     pub tables: Vec<TableProgress>,
+    /// How far behind the other side was when that was last looked at.
+    pub lag: Option<Duration>,
 }
 
 /// Begins a move. Where the orchestra is to have a database of its own that there is not, that is made first.
@@ -185,7 +189,8 @@ async fn shared_target(
 pub async fn get_move(moving: &Moving<'_>, id: MoveId) -> Result<Shown, UseCaseError> {
     let moved = moving.moves.find(id).await.map_err(registry_error)?.ok_or(UseCaseError::UnknownMove)?;
     let tables = moving.moves.tables(id).await.map_err(registry_error)?;
-    Ok(Shown { moved, tables })
+    let lag = moving.moves.lag(id).await.map_err(registry_error)?;
+    Ok(Shown { moved, tables, lag })
 }
 
 /// Lists moves, the newest first: all of them, or a tenant's.

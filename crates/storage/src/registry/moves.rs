@@ -139,6 +139,10 @@ impl MoveRegistry for PgMoveRegistry {
         details::tables(self, id).await
     }
 
+    async fn lag(&self, id: MoveId) -> Result<Option<Duration>, MoveRegistryError> {
+        details::lag(self, id).await
+    }
+
     async fn placement(&self, tenant: TenantId) -> Result<Option<Located>, MoveRegistryError> {
         Ok(PgTenantDirectory::new(self.registry.clone()).find_placement(tenant).await?)
     }
@@ -282,6 +286,10 @@ impl MoveRegistry for PgMoveRegistry {
         tables: Vec<TableProgress>,
     ) -> Result<bool, MoveRegistryError> {
         details::record_tables(self, held, tables).await
+    }
+
+    async fn record_lag(&self, held: &Held, lag: Duration) -> Result<bool, MoveRegistryError> {
+        details::record_lag(self, held, lag).await
     }
 
     async fn plan_cleanups(&self, held: &Held, cleanups: Vec<Cleanup>) -> Result<bool, MoveRegistryError> {

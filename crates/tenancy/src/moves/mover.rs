@@ -2,8 +2,8 @@
 
 use std::future::{pending, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub struct MoverSettings {
     pub rest: Duration,
     /// Longest time for one step on a database outside the budget, and for one question to the registry.
     pub step: Duration,
+    /// How often it is looked how far behind the other side of an active move is.
+    pub look: Duration,
     /// How long older sessions are waited for to end while the tenant waits.
     pub hurry: Duration,
 }
@@ -73,6 +75,7 @@ impl Default for MoverSettings {
             pause: Duration::from_millis(100),
             rest: Duration::from_secs(1),
             step: Duration::from_secs(10),
+            look: Duration::from_secs(10),
             hurry: Duration::from_secs(2),
         }
     }
@@ -310,17 +313,29 @@ impl Mover {
 pub(super) struct Grip {
     sure: AtomicBool,
     is_cutover: AtomicBool,
+    /// When it was last written down how far behind the other side is.
+    noted: Mutex<Option<Instant>>,
 }
 
 impl Default for Grip {
     fn default() -> Self {
-        Self { sure: AtomicBool::new(true), is_cutover: AtomicBool::new(false) }
+        Self { sure: AtomicBool::new(true), is_cutover: AtomicBool::new(false), noted: Mutex::new(None) }
     }
 }
 
 impl Grip {
     fn is_sure(&self) -> bool {
         self.sure.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much time has passed since this was last true.
+    fn is_due(&self, every: Duration) -> bool {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = noted.is_none_or(|noted| noted.elapsed() >= every);
+        if is_due {
+            *noted = Some(Instant::now());
+        }
+        is_due
     }
 }
 

@@ -44,6 +44,9 @@ pub trait MoveRegistry: Send + Sync {
     /// How far the copies of a move's tables are, in the order they are copied.
     async fn tables(&self, id: MoveId) -> Result<Vec<TableProgress>, MoveRegistryError>;
 
+    /// How far behind the other side was when that was last looked at; `None`: it never was.
+    async fn lag(&self, id: MoveId) -> Result<Option<Duration>, MoveRegistryError>;
+
     /// Where a tenant is, asked of the registry itself: what a cache remembers decides nothing.
     async fn placement(&self, tenant: TenantId) -> Result<Option<Located>, MoveRegistryError>;
 
@@ -108,6 +111,9 @@ pub trait MoveRegistry: Send + Sync {
     /// Writes down how far the copies are. `false`: it was not held.
     async fn record_tables(&self, held: &Held, tables: Vec<TableProgress>)
     -> Result<bool, MoveRegistryError>;
+
+    /// Writes down how far behind the other side is. `false`: it was not held.
+    async fn record_lag(&self, held: &Held, lag: Duration) -> Result<bool, MoveRegistryError>;
 
     /// Writes down what will have to be removed, before it is made; what is written down already is to be removed
     /// (again). `false`: it was not held, and nothing may be made.

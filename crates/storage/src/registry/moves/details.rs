@@ -1,5 +1,7 @@
 //! What belongs to a move: how far its copies are, and what it has to remove.
 
+use std::time::Duration;
+
 use sqlx::PgConnection;
 use stagesub_tenancy::DatabaseId;
 use stagesub_tenancy::moves::record::Object;
@@ -31,6 +33,39 @@ pub(super) async fn tables(
         done: row.done,
     });
     Ok(tables.collect())
+}
+
+/// How far behind the other side was.
+pub(super) async fn lag(
+    registry: &PgMoveRegistry,
+    id: MoveId,
+) -> Result<Option<Duration>, MoveRegistryError> {
+    let lag = sqlx::query_scalar!("SELECT lag_us FROM registry.moves WHERE id = $1", id.as_uuid())
+        .fetch_optional(registry.registry.control())
+        .await
+        .map_err(unavailable)?;
+    Ok(lag.flatten().map(|micros| Duration::from_micros(micros.unsigned_abs())))
+}
+
+/// Writes down how far behind it is. That is no change of the move.
+pub(super) async fn record_lag(
+    registry: &PgMoveRegistry,
+    held: &Held,
+    lag: Duration,
+) -> Result<bool, MoveRegistryError> {
+    let recorded = sqlx::query!(
+        "UPDATE registry.moves SET lag_us = $4
+        WHERE id = $1 AND owner = $2 AND token = $3 AND ended_at IS NULL",
+        held.moved.id.as_uuid(),
+        held.node.as_uuid(),
+        held.token.0,
+        i64::try_from(lag.as_micros()).unwrap_or(i64::MAX)
+    )
+    .execute(registry.registry.control())
+    .await
+    .map_err(unavailable)?
+    .rows_affected();
+    Ok(recorded == 1)
 }
 
 /// How many moves there are in each state.

@@ -4,7 +4,7 @@ use tokio::time::sleep;
 
 use super::{Drive, Halt, halt};
 use crate::moves::failpoint::Point;
-use crate::moves::plane::CopyProgress;
+use crate::moves::plane::{CopyProgress, Lag};
 use crate::moves::record::{Note, Object};
 use crate::moves::state::{MovePath, MoveState, Request};
 
@@ -130,6 +130,9 @@ impl Drive<'_> {
         let mut soon = 0;
         while soon < settings.round_trips {
             let lag = self.timed("a round trip", self.mover.plane.catch_up(&self.held.moved)).await?;
+            if self.grip.is_due(settings.rest) {
+                self.note_lag(lag).await?;
+            }
             if lag.round_trip <= settings.round_trip {
                 soon += 1;
             } else {
@@ -138,6 +141,20 @@ impl Drive<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Writes down how far behind the other side is, for people to look at: nothing depends on it.
+    async fn note_lag(&self, lag: Lag) -> Result<(), Halt> {
+        let noted = self.mover.registry.record_lag(&self.held, lag.round_trip);
+        match self.asked("writing down how far behind the other side is", noted).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Halt::Lost),
+            Err(Halt::Later(why)) => {
+                tracing::debug!(moved = %self.held.moved.id, why, "not written down");
+                Ok(())
+            }
+            Err(halt) => Err(halt),
+        }
     }
 
     /// The tenant is served at the other side, and the one before follows, until somebody says where it is to stay.
@@ -160,6 +177,12 @@ impl Drive<'_> {
                 self.close_enough_back().await?;
                 return self.advance(MoveState::Back, Note::default()).await;
             }
+            if self.grip.is_due(self.mover.settings.look) {
+                let swapped = self.swapped()?;
+                let lag =
+                    swapped.timed("a round trip", self.mover.plane.catch_up(&swapped.held.moved)).await?;
+                self.note_lag(lag).await?;
+            }
             tokio::select! {
                 changed = self.wanted.changed() => changed.map_err(|_| Halt::Lost)?,
                 () = sleep(self.mover.settings.rest) => {}
@@ -169,13 +192,18 @@ impl Drive<'_> {
 
     /// As before the first cutover, with the sides as they will be.
     async fn close_enough_back(&self) -> Result<(), Halt> {
+        let swapped = self.swapped()?;
+        swapped.compare().await?;
+        swapped.close_enough().await
+    }
+
+    /// The move as it would be on its way back.
+    fn swapped(&self) -> Result<Drive<'_>, Halt> {
         let Some(swapped) = self.held.moved.stepped(MoveState::Back) else {
             return Err(Halt::Refused("the tenant cannot go back from here".to_owned()));
         };
         let held = crate::moves::record::Held { moved: swapped, ..self.held.clone() };
-        let swapped = Drive { mover: self.mover, held, wanted: self.wanted.clone(), grip: self.grip };
-        swapped.compare().await?;
-        swapped.close_enough().await
+        Ok(Drive { mover: self.mover, held, wanted: self.wanted.clone(), grip: self.grip })
     }
 
     /// Stays where it is. Of a cutover that is on, the directory is told first.

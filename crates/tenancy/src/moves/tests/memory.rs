@@ -67,6 +67,10 @@ impl MoveRegistry for Memory {
         Ok(self.0.inner().tables.clone())
     }
 
+    async fn lag(&self, _id: MoveId) -> Result<Option<Duration>, MoveRegistryError> {
+        Ok(self.0.inner().lag)
+    }
+
     async fn placement(&self, _tenant: TenantId) -> Result<Option<Located>, MoveRegistryError> {
         Ok(self.0.effect("placement", |inner| Some(inner.directory)).await)
     }
@@ -214,6 +218,17 @@ impl MoveRegistry for Memory {
             let holds = inner.holds(held);
             if holds {
                 inner.tables = tables;
+            }
+            holds
+        });
+        Ok(recorded.await)
+    }
+
+    async fn record_lag(&self, held: &Held, lag: Duration) -> Result<bool, MoveRegistryError> {
+        let recorded = self.0.effect("record_lag", |inner| {
+            let holds = inner.holds(held);
+            if holds {
+                inner.lag = Some(lag);
             }
             holds
         });

@@ -3,9 +3,10 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::crashes::{COURSES, finish, mover};
 use super::world::{World, at};
@@ -110,6 +111,25 @@ async fn an_observer_hears_each_state_and_how_long_the_tenant_waited() {
     let before = [Prepare, Slot, Copy, CatchUp, Verify, Fence].map(|state| (state, Side::Source, false));
     let after = [Active, Finished].map(|state| (state, Side::Target, true));
     assert_eq!(*heard.0.lock().unwrap(), [&before[..], &after[..]].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_far_behind_the_other_side_is_is_looked_at_now_and_then() {
+    let course = &COURSES[0];
+    let world = course.world();
+    // Nobody says where it is to stay.
+    world.inner().wishes.clear();
+    let one = mover(&world, 1);
+    let accompanied = timeout(Duration::from_mins(1), one.step()).await;
+    assert!(accompanied.is_err(), "it is active until somebody says so");
+    assert_eq!(world.inner().moved.state, MoveState::Active);
+    assert!(world.inner().lag.is_some());
+    // On its way there at most once a second, then every ten seconds.
+    let noted = world.calls("record_lag");
+    assert!((6..=9).contains(&noted), "{noted} in a minute");
+    world.inner().wishes.extend([super::world::Wish::Finish]);
+    finish(&world).await;
+    course.assert_ended(&world);
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,6 +88,7 @@ pub(super) struct Inner {
     pub(super) cleanups: Vec<(Cleanup, bool)>,
     pub(super) made: BTreeSet<(u128, String)>,
     pub(super) tables: Vec<TableProgress>,
+    pub(super) lag: Option<Duration>,
     pub(super) fences: [Option<Fence>; 2],
     /// Which session has the tenant's lock, at which side.
     pub(super) lock: Option<(Side, u64)>,
@@ -165,6 +166,7 @@ impl World {
             cleanups: Vec::new(),
             made: BTreeSet::new(),
             tables: Vec::new(),
+            lag: None,
             fences: [Some(Fence { active: true, epoch: FIRST }), None],
             lock: None,
             rows: [BTreeSet::new(), BTreeSet::new()],
