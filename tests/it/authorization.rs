@@ -11,7 +11,9 @@ use http::Method;
 use serde_json::{Value, json};
 use stagesub_domain::role::Role;
 use stagesub_server::routes::{HostKind, RouteAuthority, Who, authority};
+use stagesub_tests::database::connect;
 use stagesub_tests::{Answer, Client, Kept, Orchestra, TestPlatform};
+use uuid::Uuid;
 
 /// One method of one route on one kind of host, and what each caller gets. `200` is any success.
 type Row = (&'static str, &'static str, On, [u16; 6]);
@@ -87,6 +89,14 @@ const TABLE: &[Row] = &[
     ("PATCH",  "/api/v1/platform/tenants/{id}",         Apex,    [401, 401, 401, 401, 401, 200]),
     ("POST",   "/api/v1/platform/tenants/{id}/suspend", Apex,    [401, 401, 401, 401, 401, 200]),
     ("POST",   "/api/v1/platform/tenants/{id}/resume",  Apex,    [401, 401, 401, 401, 401, 200]),
+    ("GET",    "/api/v1/platform/tenants/{id}/moves",   Apex,    [401, 401, 401, 401, 401, 200]),
+    ("POST",   "/api/v1/platform/tenants/{id}/moves",   Apex,    [401, 401, 401, 401, 401, 200]),
+    ("GET",    "/api/v1/platform/moves",                Apex,    [401, 401, 401, 401, 401, 200]),
+    ("GET",    "/api/v1/platform/moves/{id}",           Apex,    [401, 401, 401, 401, 401, 200]),
+    ("POST",   "/api/v1/platform/moves/{id}/abort",     Apex,    [401, 401, 401, 401, 401, 200]),
+    ("POST",   "/api/v1/platform/moves/{id}/back",      Apex,    [401, 401, 401, 401, 401, 200]),
+    ("POST",   "/api/v1/platform/moves/{id}/finish",    Apex,    [401, 401, 401, 401, 401, 200]),
+    ("GET",    "/api/v1/platform/moves/{id}/events",    Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/usage",                Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/users",                Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/users/{id}",           Apex,    [401, 401, 401, 401, 401, 200]),
@@ -142,6 +152,7 @@ impl Stage {
     /// The path with an id of something that is there, and in the state that the method is for.
     async fn path(&self, method: &str, path: &str) -> String {
         let id = match path {
+            _ if path.starts_with("/api/v1/platform/moves/") => self.a_move(path).await,
             _ if path.starts_with("/api/v1/platform/tenants/") => self.spare.tenant_text().to_owned(),
             _ if path.starts_with("/api/v1/platform/users/") => self.made("users").await,
             _ if path.contains("{id}") => {
@@ -162,6 +173,42 @@ impl Stage {
             _ => String::new(),
         };
         path.replace("{id}", &id).replace("{*rest}", "index.css")
+    }
+
+    /// A move of the orchestra, on paper, in the state that the path is for.
+    async fn a_move(&self, path: &str) -> String {
+        let (state, is_over) = match path.rsplit('/').next() {
+            Some("abort") => ("copy", false),
+            Some("back" | "finish") => ("active", false),
+            _ => ("finished", true),
+        };
+        let mut registry = connect(self.platform.registry()).await;
+        // A database that is not ready is nobody's home.
+        let paper = "INSERT INTO registry.databases (id, kind, status, server_identifier, host, port, name)
+            SELECT '018f0000-0000-7000-8000-000000000002', 'shared', 'creating', server_identifier, host, port, 'paper'
+            FROM registry.databases WHERE kind = 'registry'
+            ON CONFLICT (id) DO NOTHING";
+        sqlx::query(paper).execute(&mut registry).await.unwrap();
+        let id = sqlx::query_scalar(
+            "INSERT INTO registry.moves (id, tenant_id, source_id, source_placement, target_id, target_placement, path,
+                state, heading, epoch, prefix)
+            SELECT '018f0000-0000-7000-8000-000000000001', $1, s.id, s.kind, t.id, t.kind, 'stream', $2, 'target', 1,
+                repeat('0', 32)
+            FROM registry.databases AS s
+            JOIN registry.databases AS t ON t.name = 'paper'
+            WHERE s.kind = 'shared' AND s.status = 'ready'
+            ON CONFLICT (id) DO UPDATE SET state = $2, wanted = NULL, ended_at = NULL
+            RETURNING id",
+        );
+        let id: Uuid = id.bind(self.got.tenant.as_uuid()).bind(state).fetch_one(&mut registry).await.unwrap();
+        // One that has ended is told once, and then no more.
+        sqlx::query("UPDATE registry.moves SET ended_at = now() WHERE id = $1 AND $2")
+            .bind(id)
+            .bind(is_over)
+            .execute(&mut registry)
+            .await
+            .unwrap();
+        id.to_string()
     }
 
     /// A body that would be taken.
@@ -189,6 +236,7 @@ impl Stage {
                 "name": word, "subdomain": word, "subscription": "small",
                 "admin": { "email": email, "firstName": word, "lastName": "Ek" },
             }),
+            ("POST", "/api/v1/platform/tenants/{id}/moves") => json!({ "to": "dedicated" }),
             ("PATCH", "/api/v1/users/{id}") => json!({ "role": "viewer" }),
             ("PATCH", "/api/v1/platform/users/{id}") => json!({ "isActive": true }),
             ("PATCH", _) => json!({}),

@@ -3,7 +3,7 @@
 mod figures;
 #[cfg(feature = "otel")]
 mod otel;
-mod serving;
+pub(crate) mod serving;
 mod spans;
 mod usage;
 

@@ -135,6 +135,17 @@ impl Client {
         Answer { what, status: head.status, headers: head.headers, body: body.to_vec() }
     }
 
+    /// `GET` of an answer that goes on: its head, and its body as it comes.
+    pub async fn open(&self, path: &str) -> axum::response::Response {
+        let mut request = Request::builder().uri(path).header(HOST, &self.host);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.extension(ConnectInfo(self.peer)).body(Body::empty());
+        let Ok(response) = self.router.clone().oneshot(request.expect("the request is well formed")).await;
+        response
+    }
+
     /// Follows `nextCursor` from `path` (which may hold a query) to the end.
     pub async fn list_all(&self, path: &str) -> Vec<Value> {
         let mut items = Vec::new();

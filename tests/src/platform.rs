@@ -14,8 +14,8 @@ use stagesub_domain::ports::registry::NewMember;
 use stagesub_domain::role::Role;
 use stagesub_server::bootstrap::ensure_superadmin;
 use stagesub_server::config::{
-    Bounds, ConnectionSettings, DatabaseSettings, LimitSettings, PoolShares, PoolSizes, ServingSettings,
-    SuperadminSettings,
+    Bounds, ConnectionSettings, DatabaseSettings, LimitSettings, MoveSettings, PoolShares, PoolSizes,
+    ServingSettings, SuperadminSettings,
 };
 use stagesub_server::jobs::Jobs;
 use stagesub_server::jobs::changes::Follow;
@@ -83,6 +83,13 @@ impl TestPlatform {
         let serving = ServingSettings { limits, ..serving(proxies, Follow::default()) };
         let settings = settings(&fresh_databases().await, pools, Bounds::default());
         Self::start_as(settings, serving).await
+    }
+
+    /// A platform whose own node drives moves.
+    pub async fn start_moving() -> Self {
+        let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
+        let serving = ServingSettings { moves: MoveSettings::default(), ..serving("", Follow::default()) };
+        Self::start_as(settings(&fresh_databases().await, pools, Bounds::default()), serving).await
     }
 
     /// A platform that shares its pools in another way.
@@ -391,6 +398,8 @@ pub(crate) fn serving(proxies: &str, follow: Follow) -> ServingSettings {
         follow,
         limits: LimitSettings::off(),
         connections: ConnectionSettings::default(),
+        // A test that moves somebody says who drives it.
+        moves: MoveSettings::none(),
     }
 }
 
@@ -440,7 +449,7 @@ pub(crate) async fn open(
     serving: &ServingSettings,
 ) -> (Platform, AppState, Jobs) {
     let (wired, state) = open_idle(settings, serving).await;
-    let jobs = wired.jobs(serving.follow, &state);
+    let jobs = wired.jobs(serving, &state);
     (wired, state, jobs)
 }
 

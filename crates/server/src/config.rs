@@ -24,10 +24,12 @@ use crate::jobs::changes::Follow;
 use crate::telemetry::{LogFormat, UnknownLogFormat};
 
 mod bounds;
+mod moves;
 mod one_message;
 mod own_data;
 
 pub use bounds::Bounds;
+pub use moves::MoveSettings;
 pub use one_message::one_message_reads;
 pub use own_data::{expectations, reference_table};
 
@@ -108,6 +110,10 @@ pub struct RawConfig {
     pub stagesub_reference_tables: Option<String>,
     /// `STAGESUB_TRUSTED_ROLES`
     pub stagesub_trusted_roles: Option<String>,
+    /// `STAGESUB_MOVES_AT_ONCE`
+    pub stagesub_moves_at_once: Option<u32>,
+    /// `STAGESUB_MOVES_KEPT`
+    pub stagesub_moves_kept: Option<u32>,
     /// `STAGESUB_SHUTDOWN_SECS`
     pub stagesub_shutdown_secs: Option<u64>,
     /// `STAGESUB_REGISTRY_LISTEN`
@@ -156,6 +162,8 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_DATA_SCHEMAS",
     "STAGESUB_REFERENCE_TABLES",
     "STAGESUB_TRUSTED_ROLES",
+    "STAGESUB_MOVES_AT_ONCE",
+    "STAGESUB_MOVES_KEPT",
     "STAGESUB_SHUTDOWN_SECS",
     "STAGESUB_REGISTRY_LISTEN",
     "STAGESUB_LOG",
@@ -248,6 +256,8 @@ pub struct ServingSettings {
     pub limits: LimitSettings,
     /// Bounds of the listener's connections.
     pub connections: ConnectionSettings,
+    /// How many moves this node drives.
+    pub moves: MoveSettings,
 }
 
 impl fmt::Debug for ServingSettings {
@@ -315,6 +325,7 @@ impl Settings {
                 follow: Follow { listen: listens(raw)?, ..Follow::default() },
                 limits: LimitSettings::from_raw(raw)?,
                 connections: ConnectionSettings::from_raw(raw)?,
+                moves: MoveSettings::from_raw(raw)?,
             },
         })
     }

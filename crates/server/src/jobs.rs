@@ -8,6 +8,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub mod changes;
+pub mod moves;
 pub mod nodes;
 pub mod upkeep;
 pub mod usage;

@@ -32,10 +32,12 @@ const ROWS: &str = "stagesub_database_rows_total";
 const CROWDED: &str = "stagesub_pool_refusals_total";
 const REFUSALS: &str = "stagesub_limit_refusals_total";
 const SIGN_INS: &str = "stagesub_sign_ins_total";
+const MOVE_PAUSE: &str = "stagesub_move_pause_seconds";
 
 /// Upper bounds of what is counted together, in seconds. Few: each is a series for each route.
 const REQUEST_BOUNDS: [f64; 8] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
 const WAIT_BOUNDS: [f64; 6] = [0.0001, 0.001, 0.01, 0.1, 1.0, 5.0];
+const PAUSE_BOUNDS: [f64; 8] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0];
 const DATABASE_BOUNDS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0];
 
 /// The route of whatever no route was found for.
@@ -111,6 +113,7 @@ struct Recording {
     dedicated: Transactions,
     limits: [Counter; Limit::ALL.len()],
     sign_ins: [Counter; SignIn::ALL.len()],
+    move_pause: Histogram,
     #[cfg(target_os = "linux")]
     process: metrics_process::Collector,
 }
@@ -151,6 +154,7 @@ impl Metrics {
                 .set_buckets_for_metric(exact(REQUEST_TIME), &REQUEST_BOUNDS)
                 .and_then(|builder| builder.set_buckets_for_metric(exact(POOL_WAIT), &WAIT_BOUNDS))
                 .and_then(|builder| builder.set_buckets_for_metric(exact(DATABASE_TIME), &DATABASE_BOUNDS))
+                .and_then(|builder| builder.set_buckets_for_metric(exact(MOVE_PAUSE), &PAUSE_BOUNDS))
                 .expect("there are bounds")
                 .build_recorder();
             with_local_recorder(&recorder, describe);
@@ -163,6 +167,7 @@ impl Metrics {
             let sign_ins = with_local_recorder(&recorder, || {
                 SignIn::ALL.map(|outcome| counter!(SIGN_INS, "outcome" => outcome.as_str()))
             });
+            let move_pause = with_local_recorder(&recorder, || histogram!(MOVE_PAUSE));
             #[cfg(target_os = "linux")]
             let process = metrics_process::Collector::default();
             #[cfg(target_os = "linux")]
@@ -174,6 +179,7 @@ impl Metrics {
                 dedicated,
                 limits,
                 sign_ins,
+                move_pause,
                 #[cfg(target_os = "linux")]
                 process,
             }
@@ -205,6 +211,25 @@ impl Metrics {
         if let Some(recording) = self.0.get() {
             recording.sign_ins[outcome as usize].increment(1);
         }
+    }
+
+    /// Counts how long a move's cutover held its orchestra up.
+    pub(crate) fn tenant_paused(&self, pause: Duration) {
+        if let Some(recording) = self.0.get() {
+            recording.move_pause.record(pause);
+        }
+    }
+
+    /// Whether anything is counted.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// What was counted, as Prometheus reads it.
+    #[cfg(test)]
+    pub(crate) fn counted(&self) -> String {
+        self.0.get().map(|recording| recording.handle.render()).unwrap_or_default()
     }
 
     /// Puts together what was measured, which takes memory until then; to be called now and then.
@@ -293,6 +318,7 @@ fn describe() {
     describe_counter!(CROWDED, "Transactions that got no connection in time, or no place to wait for one");
     describe_counter!(REFUSALS, "Requests that were refused because there had been too many");
     describe_counter!(SIGN_INS, "Sign-ins by what became of them");
+    describe_histogram!(MOVE_PAUSE, Unit::Seconds, "How long moves' cutovers held their orchestras up");
     sources::describe();
 }
 

@@ -1,5 +1,7 @@
 //! One server: prepared, serving, stopped.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::time::Duration;
 
 use stagesub_storage::doctor::DoctorError;
@@ -65,7 +67,7 @@ impl Node {
             clock.now(),
         )
         .await?;
-        let jobs = platform.jobs(serving.follow, &state);
+        let jobs = platform.jobs(serving, &state);
         Ok((state, jobs))
     }
 
@@ -88,7 +90,17 @@ impl Node {
     pub async fn serve(self, listener: TcpListener, stop: &Stop, grace: Duration) -> Result<(), ServeError> {
         let proxies = self.state.trusted_proxies.clone();
         let bounds = (self.connections, &proxies);
-        let served = serving::serve_within(listener, build_router(self.state), stop, grace, bounds).await;
+        // Answers that have no end of their own end with the node.
+        let closing = self.state.moves.closing.clone();
+        let close = async {
+            stop.asked.cancelled().await;
+            closing.cancel();
+            pending::<Infallible>().await
+        };
+        let served = tokio::select! {
+            served = serving::serve_within(listener, build_router(self.state), stop, grace, bounds) => served,
+            never = close => match never {},
+        };
         self.jobs.stop(CLOSING).await;
         self.platform.close(CLOSING).await;
         served

@@ -23,6 +23,7 @@ use utoipa::{Modify, OpenApi};
         (name = "projects", description = "Productions"),
         (name = "users", description = "The orchestra's people, for its administrators"),
         (name = "platform", description = "Orchestras and people, for administrators of the platform"),
+        (name = "moves", description = "Moves of orchestras between databases, for administrators of the platform"),
     )
 )]
 pub struct ApiDoc;

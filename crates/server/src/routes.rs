@@ -18,8 +18,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::handlers::{
-    auth, health, import, instruments, musicians, platform_tenants, platform_usage, platform_users,
-    positions, projects, tenant, users,
+    auth, health, import, instruments, musicians, platform_moves, platform_tenants, platform_usage,
+    platform_users, positions, projects, tenant, users,
 };
 use crate::openapi::ApiDoc;
 use crate::problem::{self, Problem};
@@ -61,6 +61,13 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(platform_tenants::show, platform_tenants::change))
         .routes(routes!(platform_tenants::suspend))
         .routes(routes!(platform_tenants::resume))
+        .routes(routes!(platform_moves::list_of, platform_moves::start))
+        .routes(routes!(platform_moves::list))
+        .routes(routes!(platform_moves::show))
+        .routes(routes!(platform_moves::abort))
+        .routes(routes!(platform_moves::back))
+        .routes(routes!(platform_moves::finish))
+        .routes(routes!(platform_moves::events::watch))
         .routes(routes!(platform_usage::list))
         .routes(routes!(platform_users::list))
         .routes(routes!(platform_users::show, platform_users::change))

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use stagesub_auth::{Authenticator, LoginService, PasswordHasher};
 use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
-use stagesub_domain::ports::{HotLists, Units};
+use stagesub_domain::ports::{HotLists, MoveDesk, Units};
+use stagesub_domain::service::moves::Moving;
 use stagesub_domain::service::people::People;
 use stagesub_tenancy::clock::Clock;
+use stagesub_tenancy::moves::{DataPlane, MoveRegistry, Surveyor};
 use stagesub_tenancy::proxies::TrustedProxies;
 use stagesub_tenancy::{Resolver, TenantId, UsageLedger};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::idempotency::{Fingerprints, KeyTurns};
@@ -59,6 +63,8 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// Who used how much, on all nodes.
     pub usage: Arc<dyn UsageLedger>,
+    /// What moves are asked for and looked at with.
+    pub moves: MoveParts,
     /// What is counted for Prometheus.
     pub metrics: Metrics,
     /// Whose forwarded headers count.
@@ -66,6 +72,27 @@ pub struct Parts {
     /// The domain tenants are served under.
     pub app_domain: String,
 }
+
+/// What moves are asked for and looked at with.
+pub struct MoveParts {
+    /// Where they are stored.
+    pub registry: Arc<dyn MoveRegistry>,
+    /// Databases that are there, and requests with keys.
+    pub desk: Arc<dyn MoveDesk>,
+    /// What moves orchestras.
+    pub plane: Arc<dyn DataPlane>,
+    /// How large they are.
+    pub surveyor: Arc<dyn Surveyor>,
+    /// Told when there is a move to drive.
+    pub wake: Wake,
+    /// Places of those who watch moves on this node.
+    pub streams: Arc<Semaphore>,
+    /// Cancelled when the node stops: answers that go on end.
+    pub closing: CancellationToken,
+}
+
+/// Told that there is something to do.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Shared by all handlers.
 #[derive(Clone)]
@@ -82,6 +109,21 @@ impl AppState {
     #[must_use]
     pub fn people(&self) -> People<'_> {
         People { registry: &*self.0.people, invalidate: &*self.0.invalidate_person }
+    }
+
+    /// What use cases on moves work with.
+    #[must_use]
+    pub fn moving(&self) -> Moving<'_> {
+        let MoveParts { registry, desk, plane, surveyor, wake, .. } = &self.0.moves;
+        Moving {
+            tenants: &*self.0.tenants,
+            databases: &*self.0.databases,
+            desk: &**desk,
+            moves: &**registry,
+            plane: &**plane,
+            surveyor: &**surveyor,
+            wake: &**wake,
+        }
     }
 
     /// Checks access tokens.

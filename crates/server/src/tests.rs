@@ -47,6 +47,7 @@ use crate::readiness::MockReadiness;
 use crate::routes::build_router;
 use crate::state::{AppState, Parts};
 
+mod moves;
 mod protocol;
 mod route_table;
 mod usage;
@@ -107,6 +108,11 @@ impl HotLists for EmptyLists {
 
 /// The same with the lists that are asked for most.
 fn server_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> Router {
+    build_router(AppState::new(parts_with(units, hot_lists, role)))
+}
+
+/// What such a server works with.
+fn parts_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> Parts {
     let directory = Arc::new(InMemoryDirectory::new());
     directory.insert(tenant(1, "GOT", "got"));
     directory.insert(tenant(2, "MLM", "mlm"));
@@ -136,7 +142,7 @@ fn server_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> 
     tenants.expect_set_status().returning(|_, _, _, _| Ok(false));
     tenants.expect_code_is_taken().returning(|_| Ok(false));
     tenants.expect_reserve().returning(|_, _| Err(StoreError::Unavailable("not here".into())));
-    build_router(AppState::new(Parts {
+    Parts {
         units,
         hot_lists: Arc::new(hot_lists),
         resolver: Resolver::new(
@@ -157,10 +163,11 @@ fn server_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> 
         clock: Arc::new(FixedClock::at(now())),
         limits: Arc::new(Limits::new(LimitSettings::off())),
         usage: Arc::new(usage::ledger()),
+        moves: moves::parts(),
         metrics: Metrics::default(),
         trusted_proxies: TrustedProxies::default(),
         app_domain: "stagesub.test".to_owned(),
-    }))
+    }
 }
 
 /// An orchestra as the registry has it.

@@ -15,6 +15,7 @@ use stagesub_auth::{
 use stagesub_domain::actor::Actor;
 use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
 use stagesub_domain::ports::{HotLists, Units};
+use stagesub_domain::service::moves::Moving;
 use stagesub_domain::service::people::People;
 use stagesub_domain::service::provisioning::recover_provisioning;
 use stagesub_domain::service::tenants;
@@ -50,13 +51,17 @@ use crate::clock::SystemClock;
 use crate::config::{DatabaseSettings, PoolShares, PoolSizes, ServingSettings};
 use crate::doctor;
 use crate::idempotency::{Fingerprints, KeyTurns};
-use crate::jobs::changes::{Follow, Heard};
+use crate::jobs::changes::Heard;
 use crate::jobs::{Jobs, changes, nodes, upkeep, usage};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Sources};
 use crate::problem::error_chain;
 use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness, Remembered};
 use crate::state::{AppState, Invalidate, InvalidatePerson, Parts};
+
+mod moves;
+
+use moves::Moves;
 
 /// Everything that works on the platform's databases, connected.
 pub struct Platform {
@@ -79,6 +84,7 @@ pub struct Platform {
     passwords: Arc<PasswordHasher>,
     invalidate: Invalidate,
     invalidate_person: InvalidatePerson,
+    moves: Moves,
     nodes: Arc<dyn NodeRegistry>,
     usage: Arc<dyn UsageLedger>,
     meter: Arc<UsageMeter>,
@@ -132,6 +138,7 @@ impl Platform {
             authority,
             invalidate: Arc::new(move |tenant: TenantId| invalidated.invalidate(tenant)),
             invalidate_person: Arc::new(move |user: Uuid| revoked.invalidate(&[user])),
+            moves: Moves::new(&registry, Arc::clone(&logins) as _, &databases.expected),
             database_url: databases.database_url,
             keys,
             expected: databases.expected,
@@ -291,6 +298,7 @@ impl Platform {
             clock: Arc::new(SystemClock),
             limits: Arc::new(Limits::new(serving.limits).counted(self.metrics.clone())),
             usage: Arc::clone(&self.usage),
+            moves: self.moves.parts(),
             metrics: self.metrics.clone(),
             trusted_proxies: serving.trusted_proxies.clone(),
             app_domain: app_domain.to_owned(),
@@ -299,7 +307,8 @@ impl Platform {
 
     /// Starts what goes on beside requests.
     #[must_use]
-    pub fn jobs(&self, follow: Follow, state: &AppState) -> Jobs {
+    pub fn jobs(&self, serving: &ServingSettings, state: &AppState) -> Jobs {
+        let follow = serving.follow;
         let sinks: Vec<Arc<dyn ChangeSink>> =
             vec![Arc::new(self.directory.clone()), Arc::clone(&self.authority) as _];
         let follower = ChangeFollower::new(Arc::new(PgChangeFeed::new(&self.registry)), sinks);
@@ -315,6 +324,10 @@ impl Platform {
         let metrics = self.metrics.clone();
         jobs.start("figures", |stop| upkeep::every(upkeep::FIGURES, move || metrics.tidy(), stop));
         let (member, fleet) = (self.membership(), self.fleet());
+        let movers = self.moves.movers(member.node(), serving.moves, &self.metrics);
+        jobs.start("moves", |stop| movers.drive(stop));
+        let (census, moves, metrics) = self.moves.counted(&self.metrics);
+        jobs.start("census", |stop| census.keep(moves, metrics, stop));
         jobs.start("nodes", |stop| nodes::beat(member, fleet, stop));
         let (meter, ledger) = (Arc::clone(&self.meter), Arc::clone(&self.usage));
         jobs.start("usage", |stop| usage::keep(meter, ledger, stop));
@@ -384,7 +397,14 @@ impl Platform {
             heard: Arc::clone(&self.heard),
             live: Arc::clone(&self.live),
             jobs: jobs.running(),
+            moves: Arc::clone(&self.moves.census),
         }
+    }
+
+    /// What use cases on moves work with.
+    #[must_use]
+    pub fn moving(&self) -> Moving<'_> {
+        self.moves.moving(self.tenants.as_ref(), self.databases.as_ref())
     }
 
     /// Closes every pool, within `grace`.

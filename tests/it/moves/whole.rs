@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use sqlx::AssertSqlSafe;
-use stagesub_domain::ports::registry::TenantDatabases;
+use stagesub_domain::ports::registry::{DedicatedPlace, TenantDatabases};
 use stagesub_storage::moves::plan::Contents;
 use stagesub_storage::moves::plane::{PgDataPlane, PlaneSettings};
 use stagesub_storage::registry::logins::PgDatabaseLogins;
@@ -48,7 +48,10 @@ impl Ground {
 
     async fn own_database(&self, tenant: TenantId) -> DatabaseId {
         let registry = self.platform.wired().registry().clone();
-        PgTenantDatabases::new(registry, Arc::new(keys())).create_dedicated(tenant).await.unwrap()
+        PgTenantDatabases::new(registry, Arc::new(keys()))
+            .create_dedicated(tenant, &DedicatedPlace::Beside)
+            .await
+            .unwrap()
     }
 
     async fn begin(&self, tenant: TenantId, target: DatabaseId, path: MovePath) -> Move {

@@ -18,14 +18,14 @@ use crate::cli::environment;
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A `stagesub serve` that is ready.
-pub(super) struct Serving {
+pub(crate) struct Serving {
     child: Child,
     /// What it said when it was.
-    pub(super) told: Value,
+    pub(crate) told: Value,
 }
 
 impl Serving {
-    pub(super) async fn start(platform: &TestPlatform, more: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(platform: &TestPlatform, more: &[(&str, &str)]) -> Self {
         let (keys, registry) = (keys_text(), platform.registry().to_url());
         let mut command = program::command().await;
         let mut child = command
@@ -43,12 +43,17 @@ impl Serving {
     }
 
     /// `http://address` of one of its listeners.
-    pub(super) fn url(&self, listener: &str) -> String {
+    pub(crate) fn url(&self, listener: &str) -> String {
         format!("http://{}", self.told[listener].as_str().expect("it listens there"))
     }
 
+    /// Ends it where it stands.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.expect("it can be killed");
+    }
+
     /// Asks it to stop, and waits until it has.
-    pub(super) async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let pid = i32::try_from(self.child.id().expect("it runs")).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
         let status = timeout(DEADLINE, self.child.wait()).await.expect("it stops in time").unwrap();

@@ -17,9 +17,9 @@ use super::cast::SUPERADMIN_EMAIL;
 use super::report::APP_DOMAIN;
 use super::secrets::Secrets;
 use crate::config::{
-    Bounds, ConfigError, ConnectionSettings, DatabaseSettings, LimitSettings, MigrateSettings, PoolShares,
-    RawConfig, ServingSettings, SuperadminSettings, expectations, metrics_listen, one_message_reads,
-    pool_sizes,
+    Bounds, ConfigError, ConnectionSettings, DatabaseSettings, LimitSettings, MigrateSettings, MoveSettings,
+    PoolShares, RawConfig, ServingSettings, SuperadminSettings, expectations, metrics_listen,
+    one_message_reads, pool_sizes,
 };
 use crate::jobs::changes::Follow;
 use crate::problem::error_chain;
@@ -122,6 +122,7 @@ pub fn serving(
         follow: Follow::default(),
         limits: LimitSettings::from_raw(raw)?,
         connections: ConnectionSettings::from_raw(raw)?,
+        moves: MoveSettings::from_raw(raw)?,
     })
 }
 

@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 use axum_extra::TypedHeader;
 use axum_extra::headers::Authorization;
 use axum_extra::headers::authorization::Bearer;
+use secrecy::{ExposeSecret, SecretString};
 use stagesub_auth::{Permission, authorize};
 use stagesub_domain::actor::{Actor, Origin};
 use stagesub_domain::role::Role;
@@ -47,12 +48,27 @@ pub struct PlatformCaller {
     /// The administrator.
     pub actor: Actor,
     role: Role,
+    token: SecretString,
 }
 
 impl PlatformCaller {
     /// Whether the administrator's role allows it.
     pub fn may(&self, permission: Permission) -> Result<(), Problem> {
         authorize(self.role, permission).map_err(Problem::from)
+    }
+
+    /// The same administrator as of now, for an answer that goes on: their token may be over, or their role another.
+    ///
+    /// # Errors
+    /// As when they asked.
+    pub async fn again(&self, state: &AppState) -> Result<Self, Problem> {
+        let token = self.token.expose_secret();
+        let authenticated = state.authenticator().authenticate(token, None, state.now()).await?;
+        Ok(Self {
+            role: authenticated.role,
+            actor: Actor { identity: authenticated.identity(), origin: self.actor.origin.clone() },
+            token: self.token.clone(),
+        })
     }
 }
 
@@ -86,6 +102,7 @@ impl FromRequestParts<AppState> for PlatformCaller {
         Ok(Self {
             role: authenticated.role,
             actor: Actor { identity: authenticated.identity(), origin: origin(parts) },
+            token: token.into(),
         })
     }
 }

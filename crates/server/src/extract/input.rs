@@ -12,6 +12,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo, ProjectNo};
 use stagesub_id_gen::{DisplayId, Kind};
+use stagesub_tenancy::moves::MoveId;
 use stagesub_tenancy::{TenantId, TenantScope};
 use uuid::Uuid;
 
@@ -102,6 +103,21 @@ where
     }
 }
 
+/// No parameters at all: one that is sent is told and not ignored.
+#[derive(Debug)]
+pub struct NoParams;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoParams {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        match parts.uri.query() {
+            None | Some("") => Ok(Self),
+            Some(_) => Err(Problem::invalid_field("query", "unknown", "there are no parameters here")),
+        }
+    }
+}
+
 /// A number that ids of one kind carry.
 pub trait Numbered: Sized {
     /// The kind.
@@ -168,6 +184,20 @@ impl<S: Send + Sync> FromRequestParts<S> for TenantPath {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
         let Path(text) = path.map_err(|_| Problem::not_found())?;
         text.parse().map(Self).map_err(|_| Problem::not_found())
+    }
+}
+
+/// The id of a move in the path; anything malformed names none.
+#[derive(Debug)]
+pub struct MovePath(pub MoveId);
+
+impl<S: Send + Sync> FromRequestParts<S> for MovePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        let Path(text) = path.map_err(|_| Problem::not_found())?;
+        text.parse().map(|id| Self(MoveId::from_uuid(id))).map_err(|_| Problem::not_found())
     }
 }
 

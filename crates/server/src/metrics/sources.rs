@@ -11,6 +11,7 @@ use stagesub_tenancy::{CacheStats, CachedDirectory, Lease, PoolStats, Router};
 
 use crate::jobs::Running;
 use crate::jobs::changes::Heard;
+use crate::jobs::moves::Census;
 use crate::limits::Limits;
 
 const POOLS: &str = "stagesub_pools";
@@ -31,6 +32,7 @@ const VERSION: &str = "stagesub_change_feed_version";
 const AGE: &str = "stagesub_change_feed_age_seconds";
 const NODES: &str = "stagesub_nodes";
 const JOBS: &str = "stagesub_job_running";
+const MOVES: &str = "stagesub_moves";
 
 /// Where the figures of the moment are.
 pub struct Sources {
@@ -42,6 +44,7 @@ pub struct Sources {
     pub(crate) heard: Arc<Heard>,
     pub(crate) live: Arc<AtomicU32>,
     pub(crate) jobs: Running,
+    pub(crate) moves: Arc<Census>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -66,6 +69,9 @@ impl Sources {
         gauge!(NODES).set(f64::from(self.live.load(Ordering::Relaxed)));
         for (name, running) in self.jobs.list() {
             gauge!(JOBS, "job" => name).set(f64::from(u8::from(running)));
+        }
+        for (state, moves) in self.moves.counts() {
+            gauge!(MOVES, "state" => state.as_str()).set(figure(moves));
         }
     }
 
@@ -145,4 +151,8 @@ pub(super) fn describe() {
     describe_gauge!(AGE, Unit::Seconds, "Since the registry was last heard of");
     describe_gauge!(NODES, "Nodes that live, as this one was last told");
     describe_gauge!(JOBS, "Whether a background job runs");
+    describe_gauge!(
+        MOVES,
+        "Moves that have not ended by their state, on all nodes; counted every 10 seconds"
+    );
 }

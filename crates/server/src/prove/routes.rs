@@ -55,6 +55,9 @@ pub fn operations() -> Vec<(Method, String, String)> {
     operations
 }
 
+/// What is read and has nothing of a canary's. Figures are there when a node has added them; moves when there are some.
+const SHOW_NO_CANARY: [&str; 4] = ["me", "list_usage", "list_moves", "list_tenant_moves"];
+
 fn of_operation(method: &Method, path: &str, name: &str) -> Vec<Route> {
     let row = authority().iter().find(|row| row.method == *method && row.path == path);
     let (Some(row), Some(sound)) = (row, sound(name)) else {
@@ -96,9 +99,11 @@ fn route(row: &RouteAuthority, method: &Method, path: &str, name: &str, sound: &
     if sound.taken {
         route = route.passes(StatusCode::CONFLICT);
     }
-    // Answers to those who may read say what there is; those to a change of nothing need not. Figures are there when
-    // a node has added them.
-    if *method == Method::GET && !matches!(name, "me" | "list_usage") {
+    // Answers to those who may read say what there is; those to a change of nothing need not.
+    if sound.refused {
+        route = route.passes(StatusCode::BAD_REQUEST);
+    }
+    if *method == Method::GET && !sound.refused && !SHOW_NO_CANARY.contains(&name) {
         route = route.reveals();
     }
     route
@@ -110,6 +115,9 @@ struct Sound {
     id: &'static str,
     query: &'static str,
     body: Sent,
+    /// Asks with a parameter that there is not: of what a canary never has, this shows that it got through, and that
+    /// nothing was asked for.
+    refused: bool,
     /// Asks for what is taken already, so that nothing is made: a conflict is what shows that it got through.
     taken: bool,
     filters: &'static [&'static str],
@@ -123,7 +131,7 @@ enum Sent {
 
 impl Sound {
     const fn with(body: Sent) -> Self {
-        Self { id: "id", query: "", body, taken: false, filters: &[] }
+        Self { id: "id", query: "", body, refused: false, taken: false, filters: &[] }
     }
 
     const fn plain() -> Self {
@@ -139,6 +147,11 @@ impl Sound {
         Self { query: "?q={canary}", filters, ..Self::plain() }
     }
 
+    /// Canaries are never moved: an id that is none, and a parameter that is refused.
+    const fn no_move() -> Self {
+        Self { query: "?probe", refused: true, ..Self::plain().of("tenant") }
+    }
+
     const fn taken(self) -> Self {
         Self { taken: true, ..self }
     }
@@ -148,7 +161,14 @@ fn sound(operation: &str) -> Option<Sound> {
     use Sent::{Csv, Json};
     Some(match operation {
         "login" => Sound::with(Json(r#"{"email": "{login_email}", "password": "{login_password}"}"#)),
-        "me" | "show_tenant" | "list_usage" => Sound::plain(),
+        "me" | "show_tenant" | "list_usage" | "list_moves" => Sound::plain(),
+        // To a database that there is not: it is told so, and nothing is begun.
+        "start_move" => {
+            let body = r#"{"to": "shared", "database": "00000000-0000-0000-0000-000000000000", "dryRun": true}"#;
+            Sound::with(Json(body)).of("tenant").taken()
+        }
+        "list_tenant_moves" => Sound::plain().of("tenant"),
+        "show_move" | "abort_move" | "move_back" | "finish_move" | "watch_move" => Sound::no_move(),
 
         "list_instruments" | "list_projects" | "list_tenants" | "list_people" => Sound::list(&[]),
 

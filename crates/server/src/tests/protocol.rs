@@ -49,7 +49,7 @@ impl Operation {
 
     /// Whether asking twice could make two: every POST but those that act on a thing that is named, and signing in.
     fn creates(&self) -> bool {
-        let acts_on_one = ["archive", "restore", "suspend", "resume"];
+        let acts_on_one = ["archive", "restore", "suspend", "resume", "abort", "back", "finish"];
         let last = self.path.rsplit('/').next().unwrap_or_default();
         self.method == "POST" && self.name != "login" && !acts_on_one.contains(&last)
     }
@@ -144,7 +144,8 @@ async fn every_route_that_creates_describes_and_honours_a_key() {
             "create_position",
             "create_project",
             "create_tenant",
-            "import_musicians"
+            "import_musicians",
+            "start_move"
         ]
     );
 }

@@ -16,6 +16,7 @@ pub(super) fn sound_body(operation: &str) -> Option<Value> {
         "create_member" => {
             Some(json!({"email": "a@example.com", "firstName": "A", "lastName": "B", "role": "user"}))
         }
+        "start_move" => Some(json!({"to": "shared"})),
         "change_member" => Some(json!({"role": "viewer"})),
         operation if operation.starts_with("update_") || operation.starts_with("change_") => Some(json!({})),
         _ => None,

@@ -33,6 +33,18 @@ impl Default for Expectations {
 }
 
 impl Expectations {
+    /// The schemas of tenant data, the platform's own included.
+    #[must_use]
+    pub fn data_schemas(&self) -> &[String] {
+        &self.data
+    }
+
+    /// Tables in them that belong to no tenant.
+    #[must_use]
+    pub fn reference_tables(&self) -> &[TableName] {
+        &self.reference
+    }
+
     /// One more schema of tenant data: each of its tables is a tenant table. The application may read, insert and
     /// delete there, call its routines, and update every column but `tenant_id` where it was given the column.
     #[must_use]
