@@ -1,10 +1,12 @@
 //! Moving a tenant from one database to another.
 
 mod apply;
+mod asked;
 mod copy;
 mod encrypted;
 mod fence;
 mod mover;
+mod operation;
 mod pair;
 mod plan;
 mod registry;

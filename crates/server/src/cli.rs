@@ -25,6 +25,10 @@ pub mod demo;
 pub mod doctor;
 pub mod keys;
 pub mod migrate;
+pub mod move_args;
+pub mod move_command;
+mod move_plan;
+mod move_watch;
 pub mod output;
 pub mod prove;
 pub mod secret;
@@ -37,6 +41,7 @@ use args::{
     AdoptArgs, DemoArgs, DoctorArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs, ServeArgs,
     TenantCommand, UsageArgs, UserCommand,
 };
+use move_args::MoveCommand;
 
 /// Longest that closing connections may take once a command is done.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -74,6 +79,9 @@ pub enum Command {
     /// People.
     #[command(subcommand)]
     User(UserCommand),
+    /// Moves of orchestras between databases, while they are in use.
+    #[command(subcommand)]
+    Move(MoveCommand),
     /// Who uses how much of the databases.
     Usage(UsageArgs),
     /// Keys that seal secrets.
@@ -208,6 +216,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Adopt(arguments) => adopt::run(arguments, &raw).await,
             Command::Tenant(command) => tenant::run(command, &raw).await,
             Command::User(command) => user::run(command, &raw).await,
+            Command::Move(command) => Box::pin(move_command::run(command, &raw)).await,
             Command::Usage(arguments) => usage::run(arguments, &raw).await,
             Command::Prove(arguments) => prove::run(arguments, &raw).await,
             // Answered above, before anything of the environment was read.
@@ -283,6 +292,20 @@ mod tests {
             "stagesub user disable a@b.example --json",
             "stagesub user enable a@b.example --json",
             "stagesub user set-role a@b.example --tenant orch --role viewer --json",
+            "stagesub move start got --to dedicated",
+            "stagesub move start got --to dedicated --server postgres://admin@db2.example/postgres --json",
+            "stagesub move start got --to dedicated --url-stdin --watch --until finished",
+            "stagesub move start got --to dedicated --server-stdin --pace 20 --path stream --demo",
+            "stagesub move start got --to shared --database 018f0000-0000-7000-8000-000000000001 --unpaced --dry-run",
+            "stagesub move status",
+            "stagesub move status got --json",
+            "stagesub move list --tenant got --limit 10 --json --demo",
+            "stagesub move watch 018f0000-0000-7000-8000-000000000001 --until active --json",
+            "stagesub move abort got --json",
+            "stagesub move back got",
+            "stagesub move finish got",
+            "stagesub move plan --from 018f0000-0000-7000-8000-000000000001",
+            "stagesub move plan --from 018f0000-0000-7000-8000-000000000001 --largest 3 --by bytes --apply --json",
             "stagesub usage",
             "stagesub usage --by rows --hours 48 --limit 100 --json --demo",
             "stagesub keys generate --json",
@@ -324,6 +347,23 @@ mod tests {
             "stagesub doctor --reference-table currency",
             "stagesub user set-role a@b.example --tenant orch",
             "stagesub user set-role a@b.example --tenant orch --role superadmin",
+            "stagesub move",
+            "stagesub move start got",
+            "stagesub move start got --to elsewhere",
+            "stagesub move start got --to dedicated --url postgres://a:b@c/d",
+            "stagesub move start got --to dedicated --server postgres://a@c/d?password=b",
+            "stagesub move start got --to dedicated --url postgres://a@c/d --server postgres://a@c/d",
+            "stagesub move start got --to dedicated --url-stdin --server-stdin",
+            "stagesub move start got --to shared --database here",
+            "stagesub move start got --to shared --pace 0",
+            "stagesub move start got --to shared --pace 5 --unpaced",
+            "stagesub move start got --to shared --path fast",
+            "stagesub move start got --to shared --dry-run --watch",
+            "stagesub move start got --to shared --until finished",
+            "stagesub move watch got --until aborted",
+            "stagesub move back",
+            "stagesub move plan",
+            "stagesub move plan --from 018f0000-0000-7000-8000-000000000001 --largest 0",
             "stagesub usage --by memory",
             "stagesub usage --limit 0",
             "stagesub usage --hours 49",

@@ -235,6 +235,12 @@ impl ConnectionTarget {
         &self.user
     }
 
+    /// Whether there is a password in it.
+    #[must_use]
+    pub const fn has_password(&self) -> bool {
+        self.password.is_some()
+    }
+
     /// The password, for another connection string of the same login.
     pub(crate) const fn password(&self) -> Option<&SecretString> {
         self.password.as_ref()

@@ -23,6 +23,12 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(&text)
 }
 
+/// Writes a word on stderr that is no answer.
+pub fn note(text: &str) {
+    // Nobody may be left to read it.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// A table with a heading.
 #[must_use]
 pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {

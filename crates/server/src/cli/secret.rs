@@ -1,6 +1,6 @@
 //! Passwords on the command line: read from stdin or made, never an argument.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Read};
 
 use secrecy::{ExposeSecret, SecretString};
 use stagesub_auth::{PasswordHasher, check_password};
@@ -61,6 +61,18 @@ pub async fn hash(hasher: &PasswordHasher, password: &Password, email: &str) -> 
     check_password(password.secret(), email).map_err(UseCaseError::from)?;
     let hash = hasher.hash(password.secret()).await.map_err(|error| Failure::of(&error))?;
     Ok(hash.expose_secret().to_owned())
+}
+
+/// Reads a connection string from stdin's first line. It may hold a password, so it is no argument.
+pub fn connection_string() -> Result<SecretString, Failure> {
+    let mut line = String::new();
+    io::stdin().lock().take(MAX_LINE_BYTES).read_line(&mut line).map_err(|error| {
+        Failure::new(format!("the connection string could not be read from stdin: {error}"))
+    })?;
+    match line.trim() {
+        "" => Err(Failure::new("stdin's first line is empty, so there is no connection string")),
+        text => Ok(SecretString::from(text)),
+    }
 }
 
 fn read_line(input: impl BufRead) -> Result<SecretString, Failure> {
