@@ -17,7 +17,7 @@ use crate::moves::session::{MoverSession, Site};
 use crate::roles::quote;
 
 /// Longest time that one look may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// What a statement of it may take on the server.
 const BOUND: &str = "SET statement_timeout = '30s'";
 /// Pages of a table that are looked at for sizes: 64 MiB, about.

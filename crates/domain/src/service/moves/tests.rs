@@ -177,19 +177,19 @@ impl World {
         desk
     }
 
-    fn registry(&self, moves: &std::sync::Arc<Mutex<Vec<Move>>>) -> MockMoveRegistry {
+    fn registry(&self, paper: &std::sync::Arc<Mutex<Vec<Move>>>) -> MockMoveRegistry {
         let mut registry = MockMoveRegistry::new();
         let placement = self.account.placement.unwrap();
         registry
             .expect_placement()
             .returning(move |tenant| Ok(Some(Located { tenant, placement, epoch: PlacementEpoch(5) })));
-        let known = moves.clone();
+        let known = paper.clone();
         registry.expect_live_of().returning(move |_| Ok(known.lock().unwrap().first().cloned()));
-        let known = moves.clone();
+        let known = paper.clone();
         registry
             .expect_find()
             .returning(move |id| Ok(known.lock().unwrap().iter().find(|moved| moved.id == id).cloned()));
-        let (known, refusal) = (moves.clone(), self.refusal);
+        let (known, refusal) = (paper.clone(), self.refusal);
         registry.expect_begin().returning(move |wanted| {
             if let Some(refusal) = refusal {
                 return Err(BeginMoveError::Refused(refusal));
@@ -198,7 +198,7 @@ impl World {
             known.lock().unwrap().push(moved.clone());
             Ok(moved)
         });
-        let known = moves.clone();
+        let known = paper.clone();
         registry.expect_request().returning(move |id, request, _| {
             let known = known.lock().unwrap();
             Ok(match known.iter().find(|moved| moved.id == id).cloned() {
@@ -242,9 +242,9 @@ fn shared(database: Option<DatabaseId>) -> MoveDraft {
     MoveDraft { to: Destination::Shared(database), ..own() }
 }
 
-fn asked(key: &str, fingerprint: u8) -> Option<Asked> {
+fn asked(key: &str, fingerprint: u8) -> Asked {
     let fingerprint = Fingerprint::new([fingerprint; Fingerprint::LEN]);
-    Some(Asked { user: Uuid::from_u128(9), key: key.parse().unwrap(), fingerprint })
+    Asked { user: Uuid::from_u128(9), key: key.parse().unwrap(), fingerprint }
 }
 
 fn detail(result: Result<impl std::fmt::Debug, UseCaseError>) -> String {
@@ -324,18 +324,18 @@ async fn refusals_say_what_to_do_and_come_before_a_database_is_made() {
 #[tokio::test]
 async fn a_key_begins_one_move_and_what_was_refused_keeps_none() {
     let world = World::new(Tier::Institution);
-    let first = world.start(&own(), 1, asked("k", 1)).await.unwrap();
-    let again = world.start(&own(), 2, asked("k", 1)).await.unwrap();
+    let first = world.start(&own(), 1, Some(asked("k", 1))).await.unwrap();
+    let again = world.start(&own(), 2, Some(asked("k", 1))).await.unwrap();
     assert_eq!((again.moved.id, first.is_again, again.is_again), (first.moved.id, false, true));
-    assert!(matches!(world.start(&own(), 3, asked("k", 2)).await, Err(UseCaseError::KeyReused)));
+    assert!(matches!(world.start(&own(), 3, Some(asked("k", 2))).await, Err(UseCaseError::KeyReused)));
 
     // One that was cut off between the key and the move is begun under the key's id.
     world.stored.lock().unwrap().clear();
-    let resumed = world.start(&own(), 4, asked("k", 1)).await.unwrap();
+    let resumed = world.start(&own(), 4, Some(asked("k", 1))).await.unwrap();
     assert_eq!((resumed.moved.id, resumed.is_again), (first.moved.id, false));
 
     let world = World { refusal: Some(Refusal::Anothers(OWN)), ..World::new(Tier::Institution) };
-    assert!(detail(world.start(&own(), 1, asked("k", 1)).await).contains("another orchestra's own"));
+    assert!(detail(world.start(&own(), 1, Some(asked("k", 1))).await).contains("another orchestra's own"));
     assert_eq!(*world.keys.lock().unwrap(), []);
 }
 
