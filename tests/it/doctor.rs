@@ -9,6 +9,7 @@ use crate::registry::Server;
 mod cases;
 mod embedding;
 mod guards;
+mod move_logs;
 mod platform;
 
 /// The database of tenants on a [`Server`].

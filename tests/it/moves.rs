@@ -12,5 +12,6 @@ mod plan;
 mod registry;
 mod stream;
 mod streamed;
+mod triggers;
 mod verify;
 mod whole;

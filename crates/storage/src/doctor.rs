@@ -7,6 +7,7 @@
 //! - `lints.rs` and `lints/` what one query finds: views, routines, schemas, roles, settings, defaults
 //! - `design.rs` the one table of who may do what; `acl.rs` compares the database's privileges with it
 //! - `guards.rs` the routines of schema `app`, compared with the migrations that made them
+//! - `move_logs.rs` what moves by triggers have made, and have not removed
 //! - `rows.rs` marker, schema version, rows of somebody else; `platform.rs` every database of a registry
 //!
 //! Three levels. A *hole* lets one tenant reach another, or would once something else gives way: the server
@@ -49,6 +50,7 @@ mod examination;
 mod expectations;
 mod guards;
 mod lints;
+mod move_logs;
 pub mod platform;
 mod report;
 mod rows;

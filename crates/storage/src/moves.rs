@@ -5,6 +5,7 @@
 //! - [`pace`] how fast, so that the neighbours notice little
 //! - [`copy`] the rows of one snapshot, streamed from the source into the target
 //! - [`slot`] the replication slot, its publication, and the session that streams from it
+//! - [`change_log`] the same without logical decoding: triggers, the log that they write, and what reads it
 //! - [`lsn`] positions in a write-ahead log
 //! - [`pgoutput`] what logical decoding says of a transaction
 //! - [`apply`] brings what was streamed into the other database, exactly once
@@ -26,6 +27,7 @@
 //! - Memory does not grow with the tenant: a copy holds one block and one row per stream, a comparison one chunk of keys.
 
 pub mod apply;
+pub mod change_log;
 pub mod copy;
 pub mod fence;
 pub mod lsn;

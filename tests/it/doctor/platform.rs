@@ -58,7 +58,7 @@ impl Fixture {
     }
 }
 
-async fn tenant(server: &Server, code: &str) -> TenantId {
+pub(super) async fn tenant(server: &Server, code: &str) -> TenantId {
     let id = Uuid::now_v7();
     let sql = format!(
         "INSERT INTO registry.codes (code, tenant_id) VALUES ('{code}', '{id}');

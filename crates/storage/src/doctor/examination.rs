@@ -7,7 +7,7 @@ use super::expectations::Expectations;
 use super::lints::Of;
 use super::report::{Finding, Level, Report};
 use super::rows::Identity;
-use super::{acl, guards, lints, rows, tables};
+use super::{acl, guards, lints, move_logs, rows, tables};
 use crate::catalogue::{self, Table};
 use crate::error::sqlstate;
 use crate::hardening;
@@ -127,6 +127,8 @@ impl Examination<'_> {
             self.record("the table of fences", done).await?;
             let done = guards::findings(&mut *self.conn, database).await;
             self.record("the routines of schema app", done).await?;
+            let done = move_logs::findings(&mut *self.conn, database).await;
+            self.record("logs of moves", done).await?;
         }
         for lint in lints::all().filter(|lint| server || lint.of == Of::Database) {
             let done = lint.findings(&mut *self.conn, database, expected).await;

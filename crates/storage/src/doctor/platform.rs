@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::examination::{DoctorError, Examination, Look, Sets, examine, not_examined};
 use super::expectations::Expectations;
+use super::move_logs;
 use super::report::{Finding, Level, Report};
 use super::rows::Identity;
 use crate::logins::LoginRole;
@@ -147,6 +148,7 @@ impl Round<'_> {
         let known = list(&mut registry.conn).await?;
         let own = known.iter().find(|database| database.id == registry.id);
         let place = own.map_or_else(|| "the registry".to_owned(), |own| own.place.clone());
+        let since = move_logs::now(&mut registry.conn).await?;
         let mut found = records(&mut registry.conn, &place, &known).await?;
         let look = Look {
             catalogue: true,
@@ -189,7 +191,9 @@ impl Round<'_> {
             }
         }
         found.extend(self.all_dedicated(dedicated).await);
-        Ok(once_a_server(found))
+        // Asked last, so that what belongs to a move that has begun meanwhile is known for what it is.
+        let living = move_logs::living(&mut registry.conn, since).await?;
+        Ok(once_a_server(move_logs::judge(found, &living)))
     }
 
     async fn all_dedicated(&self, dedicated: Vec<(&Known, Look)>) -> Vec<Finding> {

@@ -23,9 +23,10 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 use stagesub_tenancy::{PlacementEpoch, TenantId};
 
+use super::change_log;
 use crate::error::{LOCK_NOT_AVAILABLE, sqlstate};
 use crate::pool::milliseconds;
 
@@ -167,6 +168,36 @@ impl Exclusive {
     /// [`FenceError::Lost`] when the tenant is not served here at that epoch; then nothing was written and nothing is
     /// in the stream.
     pub async fn close(&mut self, epoch: PlacementEpoch, mark: &Mark) -> Result<(), FenceError> {
+        let mut transaction = self.closing(epoch).await?;
+        sqlx::query!(
+            "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::text)::text",
+            mark.stream_prefix(),
+            mark.number.to_string()
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// The same where changes are read from a [`change_log`](super::change_log): the mark is left there.
+    ///
+    /// # Errors
+    /// As [`Exclusive::close`].
+    pub async fn close_logged(
+        &mut self,
+        epoch: PlacementEpoch,
+        log: &str,
+        mark: u64,
+    ) -> Result<(), FenceError> {
+        let mut transaction = self.closing(epoch).await?;
+        change_log::mark(&mut transaction, log, mark).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// A transaction in which the epoch has ended.
+    async fn closing(&mut self, epoch: PlacementEpoch) -> Result<Transaction<'_, Postgres>, FenceError> {
         // The stream has what is durable, and so has whoever decides by it.
         let mut transaction = self.session.begin_with("BEGIN;SET LOCAL synchronous_commit=on").await?;
         let closed = sqlx::query!(
@@ -181,15 +212,7 @@ impl Exclusive {
             transaction.rollback().await?;
             return Err(FenceError::Lost { expected: epoch });
         }
-        sqlx::query!(
-            "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::text)::text",
-            mark.stream_prefix(),
-            mark.number.to_string()
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(())
+        Ok(transaction)
     }
 
     /// The session under the lock, for what is compared while nobody writes.

@@ -237,6 +237,14 @@ pub enum DecodeError {
         /// How many values came.
         values: usize,
     },
+    /// A row with a value of another type than its column has.
+    #[error("the stream has a value of another type for column {column} of {table}")]
+    Type {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
 }
 
 impl From<TryGetError> for DecodeError {

@@ -102,6 +102,10 @@ pub(super) const LINTS: &[Lint] = &[
         FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
         JOIN pg_namespace AS n ON n.oid = c.relnamespace, design
         WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND n.nspname = ANY (design.ours)
+            -- Those that log a move's changes are told with their log.
+            AND NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_namespace AS f ON f.oid = p.pronamespace
+                WHERE p.oid = t.tgfoid AND f.nspname = 'app'
+                    AND p.proname ~ '^stagesub_move_[0-9a-f]{32}_(fwd|rev)$')
         ORDER BY 1",
     },
     Lint {

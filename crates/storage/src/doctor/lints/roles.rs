@@ -147,7 +147,7 @@ pub(super) const LINTS: &[Lint] = &[
         name: "wal-level",
         level: Level::Partial,
         of: Of::Server,
-        why: "without logical decoding no tenant can be moved while it is in use",
+        why: "without logical decoding a tenant that moves is followed by triggers, which write each of its changes twice",
         sql: "
         SELECT format('wal_level is %s', current_setting('wal_level')),
             E'ALTER SYSTEM SET wal_level = ''logical'';\\n-- It holds once the server is started again.'

@@ -26,7 +26,7 @@ impl Prefix {
     }
 
     /// The prefix of marks.
-    pub(super) fn of_marks(&self) -> String {
+    pub(in crate::moves) fn of_marks(&self) -> String {
         format!("{}.mark", self.0)
     }
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 
 use crate::catalogue::TableName;
+use crate::moves::change_log;
 
 /// Facts about the tables of the schemas.
 #[derive(Debug, Default)]
@@ -98,8 +99,13 @@ async fn relations(
     schemas: &[String],
     facts: &mut Facts,
 ) -> Result<(), sqlx::Error> {
+    // What logs the changes of a move, this one's or another's, is no trigger of the table's own.
     let rows = sqlx::query!(
-        r#"SELECT n.nspname::text AS "schema!", c.relname::text AS "name!",
+        r#"WITH logs AS (
+               SELECT p.oid FROM pg_catalog.pg_proc AS p
+               JOIN pg_catalog.pg_namespace AS f ON f.oid = p.pronamespace
+               WHERE f.nspname = 'app' AND p.proname ~ $2)
+           SELECT n.nspname::text AS "schema!", c.relname::text AS "name!",
                   c.relkind = 'p' OR c.relispartition AS "partitioned!",
                   EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE c.oid IN (i.inhrelid, i.inhparent)) AS "inherits!",
                   c.relpersistence <> 'p' AS "unlogged!", c.relhasrules AS "rules!",
@@ -115,14 +121,17 @@ async fn relations(
                         ORDER BY a.attnum) AS "identity_columns!",
                   ARRAY(SELECT t.tgname::text FROM pg_catalog.pg_trigger AS t
                         WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled = 'O'
+                            AND NOT t.tgfoid = ANY (ARRAY(SELECT l.oid FROM logs AS l))
                         ORDER BY t.tgname) AS "triggers!",
                   ARRAY(SELECT t.tgname::text FROM pg_catalog.pg_trigger AS t
                         WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')
+                            AND NOT t.tgfoid = ANY (ARRAY(SELECT l.oid FROM logs AS l))
                         ORDER BY t.tgname) AS "stubborn_triggers!"
            FROM pg_catalog.pg_class AS c
            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
            WHERE n.nspname = ANY ($1::text[]) AND c.relkind IN ('r', 'p')"#,
-        schemas
+        schemas,
+        change_log::NAMES
     )
     .fetch_all(conn)
     .await?;
