@@ -73,7 +73,12 @@ impl Cluster {
 
     /// A server apart from every other test's, for one that restarts it. It runs on the caller's threads.
     pub async fn apart() -> Self {
-        let (admin, postgres) = throwaway().await;
+        Self::apart_with(&[]).await
+    }
+
+    /// The same, with settings of its own.
+    pub async fn apart_with(settings: &[(&'static str, &str)]) -> Self {
+        let (admin, postgres) = throwaway(settings).await;
         let (registry_template, shared_template) = templates(&admin).await;
         Self { admin, registry_template, shared_template, postgres: Some(postgres), _runtime: None }
     }
@@ -122,14 +127,15 @@ async fn server() -> (ConnectionTarget, Option<embedded::Cluster>) {
             (admin, None)
         }
         _ => {
-            let (admin, postgres) = throwaway().await;
+            let (admin, postgres) = throwaway(&[]).await;
             (admin, Some(postgres))
         }
     }
 }
 
-async fn throwaway() -> (ConnectionTarget, embedded::Cluster) {
-    let settings = SETTINGS.lock().expect("nobody panics with it").clone();
+async fn throwaway(own: &[(&'static str, &str)]) -> (ConnectionTarget, embedded::Cluster) {
+    let mut settings = SETTINGS.lock().expect("nobody panics with it").clone();
+    settings.extend(own.iter().map(|(name, value)| (*name, (*value).to_owned())));
     let options =
         settings.iter().fold(ClusterOptions::throwaway().max_connections(400), |options, (name, value)| {
             options.setting(name, value)

@@ -71,6 +71,12 @@ impl TestPlatform {
         Self::start_with("", PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 }).await
     }
 
+    /// A platform on a server of the test's own.
+    pub async fn start_apart(cluster: &Cluster) -> Self {
+        let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
+        Self::start_on(fresh_databases_on(cluster).await, "", pools, Bounds::default()).await
+    }
+
     /// A platform behind proxies with these addresses.
     pub async fn start_behind(proxies: &str) -> Self {
         Self::start_with(proxies, PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 }).await
@@ -417,7 +423,10 @@ impl TestPlatform {
 
 /// A registry and a shared database, copied from the templates; the registry's connection string.
 async fn fresh_databases() -> ConnectionTarget {
-    let cluster = Cluster::get().await;
+    fresh_databases_on(Cluster::get().await).await
+}
+
+async fn fresh_databases_on(cluster: &Cluster) -> ConnectionTarget {
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let prefix = format!("stagesub_test_run{}_{n}", std::process::id());
     let (registry, shared) = (format!("{prefix}_registry"), format!("{prefix}_shared"));

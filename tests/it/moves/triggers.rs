@@ -3,9 +3,11 @@
 //! - here: every kind of change and of value, and who sees nothing of it
 //! - `log.rs` the log itself: how it begins, is read again, forgets and goes
 //! - `concurrent.rs` writers against each other
+//! - `whole.rs` whole moves, on a server that decodes nothing
 
 mod concurrent;
 mod log;
+mod whole;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

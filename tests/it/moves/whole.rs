@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -19,7 +20,7 @@ use stagesub_tenancy::moves::{
 use stagesub_tenancy::{DatabaseId, NodeId, TenantId};
 use stagesub_tests::TestPlatform;
 use stagesub_tests::client::Client;
-use stagesub_tests::cluster::{Cluster, keys};
+use stagesub_tests::cluster::keys;
 use stagesub_tests::database::connect;
 use stagesub_tests::orchestra::{Kept, Orchestra};
 use tokio::task::JoinHandle;
@@ -28,17 +29,22 @@ use uuid::Uuid;
 use crate::tenant_tx::lab::until;
 
 const WRITERS: usize = 4;
+/// Longest that a move may take to get anywhere.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A platform, and what moves its tenants.
-struct Ground {
-    platform: TestPlatform,
-    moves: Arc<PgMoveRegistry>,
+pub(super) struct Ground {
+    pub(super) platform: TestPlatform,
+    pub(super) moves: Arc<PgMoveRegistry>,
     plane: Arc<PgDataPlane>,
 }
 
 impl Ground {
     async fn start() -> Self {
-        let platform = TestPlatform::start().await;
+        Self::on(TestPlatform::start().await)
+    }
+
+    pub(super) fn on(platform: TestPlatform) -> Self {
         let registry = platform.wired().registry().clone();
         let logins = PgDatabaseLogins::new(registry.clone(), Arc::new(keys()));
         let contents = Contents { schemas: vec!["tenant".to_owned()], reference_tables: Vec::new() };
@@ -46,7 +52,7 @@ impl Ground {
         Self { platform, moves: Arc::new(PgMoveRegistry::new(registry)), plane }
     }
 
-    async fn own_database(&self, tenant: TenantId) -> DatabaseId {
+    pub(super) async fn own_database(&self, tenant: TenantId) -> DatabaseId {
         let registry = self.platform.wired().registry().clone();
         PgTenantDatabases::new(registry, Arc::new(keys()))
             .create_dedicated(tenant, &DedicatedPlace::Beside)
@@ -54,7 +60,7 @@ impl Ground {
             .unwrap()
     }
 
-    async fn begin(&self, tenant: TenantId, target: DatabaseId, path: MovePath) -> Move {
+    pub(super) async fn begin(&self, tenant: TenantId, target: DatabaseId, path: MovePath) -> Move {
         let new = NewMove {
             id: MoveId::from_uuid(Uuid::now_v7()),
             tenant,
@@ -68,32 +74,33 @@ impl Ground {
     }
 
     /// Drives the one move there is, in the background.
-    fn drive(&self) -> JoinHandle<Driven> {
+    pub(super) fn drive(&self) -> JoinHandle<Driven> {
         let node = NodeId::from_uuid(Uuid::now_v7());
         let mover = Mover::new(self.moves.clone(), self.plane.clone(), node, MoverSettings::default());
         tokio::spawn(async move { mover.step().await.unwrap().expect("there is a move") })
     }
 
-    async fn reaches(&self, id: MoveId, state: MoveState, serving: Side) -> Move {
-        let mut found = None;
-        until("the move gets there", async || {
-            let moved = self.moves.find(id).await.unwrap().unwrap();
-            let there = moved.state == state && moved.serving() == serving;
-            assert_ne!(moved.state, MoveState::Aborted, "{:?}", moved.error);
-            found = Some(moved);
-            there
-        })
-        .await;
-        found.unwrap()
+    pub(super) async fn reaches(&self, id: MoveId, state: MoveState, serving: Side) -> Move {
+        let there = async {
+            loop {
+                let moved = self.moves.find(id).await.unwrap().unwrap();
+                assert_ne!(moved.state, MoveState::Aborted, "{:?}", moved.error);
+                if moved.state == state && moved.serving() == serving {
+                    return moved;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, there).await.expect("the move gets there")
     }
 
-    async fn ask(&self, id: MoveId, request: Request) {
+    pub(super) async fn ask(&self, id: MoveId, request: Request) {
         let asked = self.moves.request(id, request, Requester::Platform).await.unwrap();
         assert!(matches!(asked, Requested::Accepted(_)), "{asked:?}");
     }
 
     /// That nothing of a move is left in these databases. Sessions that were closed are gone a moment later.
-    async fn nothing_left(&self, id: MoveId, databases: &[DatabaseId]) {
+    pub(super) async fn nothing_left(&self, id: MoveId, databases: &[DatabaseId]) {
         until("nothing is left of the move", async || {
             let left = self.leftovers(id, databases).await;
             left.is_empty()
@@ -101,7 +108,7 @@ impl Ground {
         .await;
     }
 
-    /// What a move may leave on a server, counted: slots, publications, words of progress, sessions.
+    /// What a move may leave on a server, counted: slots, publications, logs, words of progress, sessions.
     async fn leftovers(&self, id: MoveId, databases: &[DatabaseId]) -> Vec<(String, i64)> {
         let mut registry = connect(self.platform.registry()).await;
         let mut all = Vec::new();
@@ -111,7 +118,7 @@ impl Ground {
                 .fetch_one(&mut registry)
                 .await
                 .unwrap();
-            let mut conn = connect(&Cluster::get().await.admin().with_database(&name)).await;
+            let mut conn = connect(&self.platform.registry().with_database(&name)).await;
             for (what, sql) in [
                 (
                     "slots",
@@ -120,6 +127,12 @@ impl Ground {
                 (
                     "publications",
                     "SELECT count(*) FROM pg_publication WHERE pubname LIKE 'stagesub_move_' || replace($1::text, '-', '') || '%'",
+                ),
+                (
+                    "logs",
+                    "SELECT count(*) FROM (SELECT relname FROM pg_class UNION ALL SELECT proname FROM pg_proc
+                         UNION ALL SELECT tgname FROM pg_trigger) AS made (name)
+                     WHERE name LIKE 'stagesub_move_' || replace($1::text, '-', '') || '%'",
                 ),
                 ("progress", "SELECT count(*) FROM app.move_progress WHERE move_id = $1::uuid"),
                 (
@@ -137,27 +150,27 @@ impl Ground {
         all
     }
 
-    async fn rows(&self, database: DatabaseId, table: &str, tenant: TenantId) -> Vec<String> {
+    pub(super) async fn rows(&self, database: DatabaseId, table: &str, tenant: TenantId) -> Vec<String> {
         let mut registry = connect(self.platform.registry()).await;
         let name: String = sqlx::query_scalar("SELECT name FROM registry.databases WHERE id = $1")
             .bind(database.as_uuid())
             .fetch_one(&mut registry)
             .await
             .unwrap();
-        let mut conn = connect(&Cluster::get().await.admin().with_database(&name)).await;
+        let mut conn = connect(&self.platform.registry().with_database(&name)).await;
         let sql = format!("SELECT t::text FROM {table} AS t WHERE tenant_id = $1 ORDER BY 1");
         sqlx::query_scalar(AssertSqlSafe(sql)).bind(tenant.as_uuid()).fetch_all(&mut conn).await.unwrap()
     }
 }
 
 /// People who make musicians all the while.
-struct Writers {
+pub(super) struct Writers {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Writers {
-    fn start(admin: &Client) -> Self {
+    pub(super) fn start(admin: &Client) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let tasks = (0..WRITERS).map(|writer| {
             let (admin, stop) = (admin.clone(), Arc::clone(&stop));
@@ -175,7 +188,7 @@ impl Writers {
         Self { tasks: tasks.collect(), stop }
     }
 
-    async fn stop(self) -> Vec<String> {
+    pub(super) async fn stop(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let mut made = Vec::new();
         for task in self.tasks {
@@ -185,7 +198,7 @@ impl Writers {
     }
 }
 
-async fn emails(orchestra: &Orchestra) -> Vec<String> {
+pub(super) async fn emails(orchestra: &Orchestra) -> Vec<String> {
     let all = orchestra.admin.list_all("/api/v1/musicians?limit=200").await;
     let mut emails: Vec<String> = all.iter().map(|one| one["email"].as_str().unwrap().to_owned()).collect();
     emails.sort();

@@ -5,6 +5,7 @@
 //!   ends         both databases: how the mover reaches them, which tables they have         plane::ends
 //!   opening      publications, slots, progress, the copy                                    plane::opening
 //!   flow         one stream and whoever applies it, in the background                       plane::flow
+//!   logs         the same where nothing is decoded: triggers instead of slots         plane::logs
 //!   comparing    everything once, then what changed since                                   plane::comparing
 //!   stamp        whether the tables are as they were, asked under the lock
 //!   cutover      lock, fence, applied, equal; activate, unlock; reopen                      plane::cutover
@@ -28,6 +29,7 @@ mod cutover;
 mod ends;
 mod error;
 mod flow;
+mod logs;
 mod opening;
 mod running;
 mod stamp;
@@ -56,7 +58,8 @@ pub struct PlaneSettings {
     pub dirty_bound: usize,
     /// How long a session that was told to end is waited for.
     pub patience: Duration,
-    /// How long transactions that began before the tenant left are waited for, before its rows are removed.
+    /// How long transactions that began before the tenant left are waited for, before its rows are removed; and how long
+    /// tables that are in use may keep their triggers from being made or removed.
     pub readers: Duration,
 }
 

@@ -6,11 +6,11 @@ use stagesub_tenancy::moves::plane::{CopyProgress, Lock};
 use stagesub_tenancy::moves::{Move, MovePath, PlaneError};
 use tokio::time::Instant;
 
-use super::flow::{passed, prefix};
+use super::flow::{passed, prefix, write_mark};
 use super::opening::run;
 use super::running::{Compared, Fencing, Running, from, opposite, way};
-use super::{PgDataPlane, error};
-use crate::moves::apply::{Writers, mark};
+use super::{PgDataPlane, error, logs};
+use crate::moves::apply::Writers;
 use crate::moves::copy::{CopySettings, CopyStreams, purge};
 use crate::moves::fence::{self, Exclusive, FenceError, Mark, Taken};
 use crate::moves::pace::Pace;
@@ -68,7 +68,11 @@ impl PgDataPlane {
         let number = running.fence_mark.ok_or_else(|| error::later("draining", "the fence left no mark"))?;
         let flow = running.flow(way).ok_or_else(|| error::later("draining", "there is no stream"))?;
         let mut control = flow.control.clone();
-        let (settled, _) = tokio::join!(self.as_they_were(moved, running), control.passed(number));
+        let look = async {
+            self.as_they_were(moved, running).await?;
+            self.log_is_whole(moved, running, way).await
+        };
+        let (settled, _) = tokio::join!(look, control.passed(number));
         settled?;
         passed(running, way, number).await
     }
@@ -167,14 +171,23 @@ pub(super) async fn close(moved: &Move, running: &mut Running) -> Result<(), Pla
         return Err(error::later("fencing", "the tenant's lock is not held"));
     };
     let number = running.next_mark(way(moved));
-    let left = Mark {
-        prefix: prefix(moved)?.as_str().to_owned(),
-        number: i64::try_from(number).unwrap_or(i64::MAX),
+    let epoch = moved.undecided().epoch;
+    let closed = if logs::are_used(moved) {
+        exclusive.close_logged(epoch, &logs::name(moved, way(moved)), number).await
+    } else {
+        let left = Mark {
+            prefix: prefix(moved)?.as_str().to_owned(),
+            number: i64::try_from(number).unwrap_or(i64::MAX),
+        };
+        exclusive.close(epoch, &left).await
     };
-    match exclusive.close(moved.undecided().epoch, &left).await {
+    match closed {
         Ok(()) => {}
         Err(FenceError::Lost { .. }) => again(moved, &mut exclusive, number).await?,
         Err(error) => return Err(error::fence(error)),
+    }
+    if let Some(flow) = running.flow(way(moved)) {
+        flow.wake();
     }
     running.fence_mark = Some(number);
     running.fencing = Some(Fencing::Held(exclusive));
@@ -188,7 +201,7 @@ async fn again(moved: &Move, exclusive: &mut Exclusive, number: u64) -> Result<(
         let lost = FenceError::Lost { expected: moved.undecided().epoch };
         return Err(error::fence(lost));
     }
-    mark(exclusive.session(), &prefix(moved)?, number).await.map_err(error::sql("leaving a mark"))
+    write_mark(moved, exclusive.session(), way(moved), number).await
 }
 
 /// Step 7. Where the session does not answer the lock went with it.

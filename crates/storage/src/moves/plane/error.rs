@@ -8,6 +8,7 @@ use stagesub_tenancy::{BoxError, DirectoryError};
 use crate::error::sqlstate;
 use crate::identity::ConnectError;
 use crate::moves::apply::ApplyError;
+use crate::moves::change_log::ChangeLogError;
 use crate::moves::copy::CopyError;
 use crate::moves::fence::FenceError;
 use crate::moves::plan::PlanError;
@@ -111,6 +112,15 @@ pub(super) fn stream(error: StreamError) -> PlaneError {
     match &error {
         StreamError::Unsupported(_) | StreamError::Decode(_) => never(doing, &error),
         _ => later(doing, error),
+    }
+}
+
+pub(super) fn change_log(error: ChangeLogError) -> PlaneError {
+    let doing = "logging changes";
+    match &error {
+        ChangeLogError::Busy { .. } => later(doing, error),
+        ChangeLogError::Database { source, .. } if !is_for_good(source) => later(doing, error),
+        _ => never(doing, &error),
     }
 }
 

@@ -1,22 +1,25 @@
 //! One stream, applied in the background.
 
+use sqlx::PgConnection;
 use stagesub_tenancy::moves::plane::Lag;
 use stagesub_tenancy::moves::{Move, PlaneError};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::running::{Compared, Running, WAYS, from, way};
-use super::{PgDataPlane, error};
+use super::{PgDataPlane, error, logs};
 use crate::moves::apply::{Applier, ApplyError, ApplyOptions, Control, Prefix, Writers, mark};
+use crate::moves::change_log::{self, Waker};
 use crate::moves::plan::Checks;
 use crate::moves::progress::Direction;
-use crate::moves::session::MoverSession;
 use crate::moves::slot::{SlotSession, stream_name};
 
 /// A stream that is applied. Dropping it ends both of its sessions.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) control: Control,
+    /// Has the source be looked at without delay, where it does not tell by itself.
+    waker: Option<Waker>,
     task: JoinHandle<Result<(), ApplyError>>,
 }
 
@@ -27,6 +30,13 @@ impl Drop for Flow {
 }
 
 impl Flow {
+    /// Says that a mark was left.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
     fn has_ended(&self) -> bool {
         self.task.is_finished()
     }
@@ -67,7 +77,9 @@ impl PgDataPlane {
         running: &mut Running,
         way: Direction,
     ) -> Result<Flow, PlaneError> {
-        self.look_at_slot(moved, running, way).await?;
+        if !logs::are_used(moved) {
+            self.look_at_slot(moved, running, way).await?;
+        }
         let ends = self.ends(moved, running).await?;
         let plans = self.plans(moved, running).await?;
         let plan = plans.of(way);
@@ -90,9 +102,14 @@ impl PgDataPlane {
         };
         let applier = Applier::prepare(session.into_conn(), options).await.map_err(error::apply)?;
         let control = applier.control();
+        if logs::are_used(moved) {
+            let stream = self.log_stream(moved, running, way, applier.from()).await?;
+            let waker = Some(stream.waker());
+            return Ok(Flow { control, waker, task: tokio::spawn(applier.run(stream)) });
+        }
         let slot = SlotSession::open(ends.login(from(way)), moved.id.as_uuid(), way).await;
         let stream = slot.map_err(error::stream)?.start(applier.from()).await.map_err(error::stream)?;
-        Ok(Flow { control, task: tokio::spawn(applier.run(stream)) })
+        Ok(Flow { control, waker: None, task: tokio::spawn(applier.run(stream)) })
     }
 
     /// A slot that is gone, or whose log is, does not come again.
@@ -132,8 +149,11 @@ impl PgDataPlane {
         let began = Instant::now();
         let number = running.next_mark(way);
         let mut session = self.session(moved, running, from(way)).await?;
-        write_mark(moved, &mut session, number).await?;
+        write_mark(moved, session.conn(), way, number).await?;
         running.put(from(way), session);
+        if let Some(flow) = running.flow(way) {
+            flow.wake();
+        }
         passed(running, way, number).await?;
         Ok(Lag { round_trip: began.elapsed() })
     }
@@ -152,10 +172,19 @@ pub(super) async fn passed(running: &mut Running, way: Direction, number: u64) -
     }
 }
 
-async fn write_mark(moved: &Move, session: &mut MoverSession, number: u64) -> Result<(), PlaneError> {
-    mark(session.conn(), &prefix(moved)?, number)
-        .await
-        .map_err(error::sql("sending a word through the stream"))
+/// Leaves a mark in the stream of this direction.
+pub(super) async fn write_mark(
+    moved: &Move,
+    conn: &mut PgConnection,
+    way: Direction,
+    number: u64,
+) -> Result<(), PlaneError> {
+    let written = if logs::are_used(moved) {
+        change_log::mark(conn, &logs::name(moved, way), number).await
+    } else {
+        mark(conn, &prefix(moved)?, number).await
+    };
+    written.map_err(error::sql("sending a word through the stream"))
 }
 
 pub(super) fn prefix(moved: &Move) -> Result<Prefix, PlaneError> {

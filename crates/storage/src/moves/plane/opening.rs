@@ -8,8 +8,8 @@ use stagesub_tenancy::moves::{Cleanup, Move, MovePath, PlaneError, Side, TablePr
 use tokio::sync::watch;
 
 use super::ends::Plans;
-use super::running::{Running, WAYS, from};
-use super::{PgDataPlane, error};
+use super::running::{Running, SnapshotHolder, WAYS, from};
+use super::{PgDataPlane, error, logs};
 use crate::catalogue::TableName;
 use crate::moves::copy::{self, CopySettings, TenantCopy, purge};
 use crate::moves::pace::Pace;
@@ -30,14 +30,17 @@ pub(super) fn planned(moved: &Move) -> Vec<Cleanup> {
     for side in [Side::Source, Side::Target] {
         all.push(at(side, Object::Rows, moved.tenant.to_string()));
     }
-    if moved.path == MovePath::Stream {
+    let followed_by: &[Object] = match moved.path {
+        MovePath::Stream => &[Object::Publication, Object::Slot],
+        MovePath::Triggers => &[Object::ChangeLog],
+        MovePath::Short => return all,
+    };
+    for way in WAYS {
+        all.push(at(from(way).other(), Object::Progress, moved.id.to_string()));
+    }
+    for object in followed_by {
         for way in WAYS {
-            all.push(at(from(way).other(), Object::Progress, moved.id.to_string()));
-        }
-        for object in [Object::Publication, Object::Slot] {
-            for way in WAYS {
-                all.push(at(from(way), object, stream_name(moved.id.as_uuid(), way)));
-            }
+            all.push(at(from(way), *object, stream_name(moved.id.as_uuid(), way)));
         }
     }
     all
@@ -49,15 +52,20 @@ pub(super) fn pace(moved: &Move) -> Pace {
 }
 
 impl PgDataPlane {
-    /// Publications at both sides, and at the source the slot whose snapshot is copied.
+    /// Publications at both sides, and at the source the slot whose snapshot is copied; or the log in place of them.
     pub(super) async fn open_streams(&self, moved: &Move, running: &mut Running) -> Result<(), PlaneError> {
         let plans = self.plans(moved, running).await?;
         self.clear(moved, running, &plans).await?;
+        if logs::are_used(moved) {
+            let begun = self.open_log(moved, running).await?;
+            running.snapshot = Some((SnapshotHolder::Log(begun.holder), begun.name));
+            return Ok(());
+        }
         for way in WAYS {
             self.publish(moved, running, &plans, way).await?;
         }
-        let opened = self.open_slot(moved, running, Direction::Forward).await?;
-        running.snapshot = Some(opened);
+        let (slot, snapshot) = self.open_slot(moved, running, Direction::Forward).await?;
+        running.snapshot = Some((SnapshotHolder::Slot(slot), snapshot.name));
         Ok(())
     }
 
@@ -66,6 +74,9 @@ impl PgDataPlane {
         running.end_flows();
         running.snapshot = None;
         for way in WAYS {
+            if logs::are_used(moved) {
+                self.drop_log(moved, running, way).await?;
+            }
             let mut session = self.session(moved, running, from(way)).await?;
             let name = stream_name(moved.id.as_uuid(), way);
             drop_slot(session.conn(), &name, self.settings.patience).await.map_err(error::slot)?;
@@ -130,11 +141,14 @@ impl PgDataPlane {
         let settings = CopySettings { streams: self.settings.streams, pace: pace(moved) };
         let plan = plans.of(Direction::Forward);
         let (source, target) = (ends.site(Side::Source), ends.site(Side::Target));
-        let copy = TenantCopy::open(source, target, plan, moved.tenant, &snapshot.name, &settings).await;
+        let copy = TenantCopy::open(source, target, plan, moved.tenant, &snapshot, &settings).await;
         let copy = copy.map_err(error::copy)?;
         // The copy's own sessions stand in the snapshot.
         drop(holder);
         run(copy, progress).await?;
+        if logs::are_used(moved) {
+            return self.open_log_back(moved, running).await;
+        }
         drop(self.open_slot(moved, running, Direction::Reverse).await?);
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::moves::copy::CopyStreams;
 use crate::moves::fence::Exclusive;
 use crate::moves::progress::Direction;
 use crate::moves::session::MoverSession;
-use crate::moves::slot::{SlotSession, Snapshot};
+use crate::moves::slot::SlotSession;
 use crate::moves::verify::{RowKey, Verified, VerifySessions};
 
 /// The session that locks the tenant at the side that serves it.
@@ -25,13 +25,22 @@ pub(super) enum Fencing {
     Held(Exclusive),
 }
 
+/// What a snapshot is there for as long as it is kept. It is dropped, and nothing else.
+#[derive(Debug)]
+pub(super) enum SnapshotHolder {
+    /// The session that made the slot.
+    Slot(#[expect(dead_code, reason = "it is kept, so that its session stays open")] SlotSession),
+    /// A session of its own.
+    Log(#[expect(dead_code, reason = "it is kept, so that its session stays open")] PgConnection),
+}
+
 /// All of it may be missing, and is made again then.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     pub(super) ends: Option<Arc<Ends>>,
     pub(super) plans: Option<Arc<Plans>>,
-    /// The snapshot to copy, which is there for as long as the session is.
-    pub(super) snapshot: Option<(SlotSession, Snapshot)>,
+    /// The snapshot to copy, by its name.
+    pub(super) snapshot: Option<(SnapshotHolder, String)>,
     flows: [Option<Flow>; 2],
     sessions: [Option<MoverSession>; 2],
     pub(super) fencing: Option<Fencing>,

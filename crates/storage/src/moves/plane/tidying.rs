@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::running::Running;
 use super::{PgDataPlane, error};
 use crate::logins::LoginRole;
+use crate::moves::change_log;
 use crate::moves::copy::purge;
 use crate::moves::fence::{self, State};
 use crate::moves::plan::MovePlan;
@@ -64,7 +65,9 @@ impl PgDataPlane {
             }
             Object::Rows => self.remove_rows(moved, &mut session).await?,
             Object::ChangeLog => {
-                return Err(PlaneError::Refused(format!("no move of this program makes {}", cleanup.name)));
+                change_log::remove(session.conn(), &cleanup.name, self.settings.readers)
+                    .await
+                    .map_err(error::change_log)?;
             }
         }
         running.put(side, session);
