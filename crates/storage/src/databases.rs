@@ -4,6 +4,8 @@
 //! what an earlier try left. The database carries its tenant in its name and in its marker, and one that is
 //! marked as anything else is never touched.
 
+mod allowed;
+
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use stagesub_tenancy::{DatabaseId, TenantId};
 use uuid::Uuid;
@@ -19,6 +21,8 @@ use crate::migrate::{is_empty, read_marker, verify_login};
 use crate::registry::{Keys, RegistryPools};
 use crate::roles;
 use crate::target::ConnectionTarget;
+
+pub use allowed::{AllowedHosts, HostRefused, InvalidHosts, Reached};
 
 /// Makes dedicated databases.
 #[derive(Clone, Debug)]

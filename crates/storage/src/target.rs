@@ -9,6 +9,7 @@ mod parse;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -215,6 +216,11 @@ impl ConnectionTarget {
     #[must_use]
     pub fn ssl_root_cert(&self) -> Option<&Path> {
         self.ssl_root_cert.as_deref()
+    }
+
+    /// The same server, reached at one of its addresses.
+    pub(crate) fn at_address(&self, address: IpAddr) -> Self {
+        Self { host: ServerHost::Tcp(address.to_string()), ..self.clone() }
     }
 
     /// Where the server listens.
