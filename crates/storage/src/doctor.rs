@@ -48,7 +48,7 @@ pub(crate) mod acl;
 mod design;
 mod examination;
 mod expectations;
-mod guards;
+pub(crate) mod guards;
 mod lints;
 mod move_logs;
 pub mod platform;
@@ -58,6 +58,7 @@ pub(crate) mod tables;
 
 pub use examination::{DoctorError, examine};
 pub use expectations::Expectations;
+pub(crate) use guards::findings as guard_findings;
 pub use platform::{Bounds, examine_database, examine_platform};
 pub use report::{Finding, Level, Report};
 pub use tables::examine_tables;

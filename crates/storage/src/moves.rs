@@ -1,6 +1,7 @@
 //! Moving a tenant from one database to another while it is in use: the parts that touch the databases.
 //!
 //! - [`plan`] which tables there are to move, in which order, and whether both sides are made alike
+//! - [`preflight`] what stands in the way of a move, in words
 //! - [`session`] the mover's sessions on the two databases
 //! - [`pace`] how fast, so that the neighbours notice little
 //! - [`copy`] the rows of one snapshot, streamed from the source into the target
@@ -35,6 +36,7 @@ pub mod pace;
 pub mod pgoutput;
 pub mod plan;
 pub mod plane;
+pub mod preflight;
 pub mod progress;
 pub mod session;
 pub mod slot;

@@ -47,7 +47,7 @@ pub(super) struct Nature {
 }
 
 /// Routines of schema `app` that are not as the migrations made them, are missing, or are somebody else's.
-pub(super) async fn findings(conn: &mut PgConnection, database: &str) -> Result<Vec<Finding>, sqlx::Error> {
+pub(crate) async fn findings(conn: &mut PgConnection, database: &str) -> Result<Vec<Finding>, sqlx::Error> {
     let migrations: Vec<String> =
         MigrationSet::Tenant.source().iter().map(|migration| migration.sql.as_str().to_owned()).collect();
     let made = made_by(migrations.iter().map(String::as_str));

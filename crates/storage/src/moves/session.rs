@@ -93,6 +93,16 @@ impl Site {
         Self { move_id, login, identity }
     }
 
+    /// How the mover reaches it.
+    pub(crate) const fn login(&self) -> &ConnectionTarget {
+        &self.login
+    }
+
+    /// Of which move it is a side.
+    pub(crate) const fn move_id(&self) -> Uuid {
+        self.move_id
+    }
+
     /// Opens a session. `what` says what it does, in 12 bytes at most.
     ///
     /// The driver sets no `TCP_NODELAY`: what is sent in several small packets waits some 40 ms for an acknowledgement

@@ -64,6 +64,15 @@ impl SlotSession {
         Ok(Self { client, slot })
     }
 
+    /// Asks the server who it is, which it tells whoever may stream from it, and ends the session.
+    ///
+    /// # Errors
+    /// [`StreamError::Session`]: the server let nobody in, or does not stream.
+    pub async fn identify(mut self) -> Result<(), StreamError> {
+        self.client.simple_query("IDENTIFY_SYSTEM").await.map_err(failed)?;
+        Ok(())
+    }
+
     /// Makes the slot.
     ///
     /// # Errors

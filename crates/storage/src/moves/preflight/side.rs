@@ -1,0 +1,530 @@
+//! What one database of a move and its server are, and what they lack.
+
+use stagesub_tenancy::moves::MovePath;
+use uuid::Uuid;
+
+use super::{PreflightError, asking};
+use crate::doctor;
+use crate::moves::plan::{Checks, MovePlan};
+use crate::moves::progress::Direction;
+use crate::moves::session::{MoverSession, Site};
+use crate::moves::slot::{SlotSession, StreamError, stream_name};
+
+/// Age of a transaction, in seconds, from which on it is told: a slot is made once all that were open have ended.
+const LONG_SECS: f64 = 60.0;
+/// The same, in transactions that began since, where the server does not say when one began.
+const LONG_XIDS: i32 = 10_000;
+/// Least log that a slot has to be allowed to keep, in mebibytes: what is written while a tenant is copied.
+const LEAST_LOG_MIB: i64 = 1024;
+/// Connections that a move takes of each server, and a few to spare.
+const CONNECTIONS: i64 = 8;
+/// Shortest time that a session may be idle: the mover's wait for each other.
+const IDLE_MS: i64 = 300_000;
+
+/// What a move asks of a server.
+pub(super) struct Needed {
+    pub(super) path: MovePath,
+    /// How many streams begin here.
+    pub(super) streams: i64,
+}
+
+/// A server and the mover's login on one of its databases.
+#[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of the catalogue, and none excludes another"
+)]
+pub(super) struct Server {
+    database: String,
+    identifier: String,
+    wal_level: String,
+    slots: i64,
+    /// Names of the slots that there are.
+    slots_used: Vec<String>,
+    senders: i64,
+    senders_used: i64,
+    /// In mebibytes; less than none: as much as there is.
+    keeps_log: i64,
+    connections: i64,
+    connections_used: i64,
+    standby: bool,
+    read_only: bool,
+    idle_ms: i64,
+    transaction_ms: i64,
+    snapshot_minutes: i64,
+    replication: bool,
+    bypasses: bool,
+    owner: bool,
+    creates: bool,
+    marks: bool,
+    terminates: bool,
+    locks: bool,
+    fences: bool,
+    skips_checks: bool,
+    /// How old transactions are that are open: in seconds, where that is told, and in transactions.
+    open: Vec<(Option<f64>, i32)>,
+}
+
+impl Server {
+    pub(super) async fn read(session: &mut MoverSession) -> Result<Self, PreflightError> {
+        let (asked, database) = (asking(session), session.describe().to_owned());
+        let skips_checks = session.may_skip_checks().await?;
+        let row = sqlx::query!(
+            r#"SELECT
+                (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS "identifier!",
+                current_setting('wal_level') AS "wal_level!",
+                current_setting('max_replication_slots')::bigint AS "slots!",
+                ARRAY(SELECT slot_name::text FROM pg_catalog.pg_replication_slots) AS "slots_used!",
+                current_setting('max_wal_senders')::bigint AS "senders!",
+                (SELECT count(*) FROM pg_catalog.pg_stat_replication) AS "senders_used!",
+                (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size') AS "keeps_log!",
+                current_setting('max_connections')::bigint
+                    - current_setting('superuser_reserved_connections')::bigint AS "connections!",
+                (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datid IS NOT NULL) AS "connections_used!",
+                pg_catalog.pg_is_in_recovery() AS "standby!",
+                current_setting('default_transaction_read_only')::boolean AS "read_only!",
+                (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout') AS "idle_ms!",
+                coalesce((SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'), 0)
+                    AS "transaction_ms!",
+                coalesce((SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'old_snapshot_threshold'), -1)
+                    AS "snapshot_minutes!",
+                r.rolreplication OR r.rolsuper AS "replication!",
+                r.rolbypassrls OR r.rolsuper AS "bypasses!",
+                EXISTS (SELECT FROM pg_catalog.pg_roles AS o
+                    WHERE o.rolname = 'stagesub_owner' AND pg_catalog.pg_has_role(o.oid, 'USAGE')) AS "owner!",
+                pg_catalog.has_database_privilege(current_database(), 'CREATE') AS "creates!",
+                pg_catalog.has_function_privilege('pg_catalog.pg_logical_emit_message(boolean, text, text)', 'EXECUTE')
+                    AS "marks!",
+                pg_catalog.has_function_privilege('pg_catalog.pg_terminate_backend(integer, bigint)', 'EXECUTE')
+                    AS "terminates!",
+                pg_catalog.has_function_privilege('pg_catalog.pg_advisory_lock(bigint)', 'EXECUTE') AS "locks!",
+                (SELECT coalesce(bool_and(pg_catalog.has_table_privilege(t.oid, p.word)), false)
+                    FROM pg_catalog.pg_class AS t, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p (word)
+                    WHERE t.relnamespace = pg_catalog.to_regnamespace('app')
+                        AND t.relname IN ('tenant_fence', 'move_progress')) AS "fences!"
+            FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user"#
+        )
+        .fetch_one(session.conn())
+        .await
+        .map_err(&asked)?;
+        let open = sqlx::query!(
+            r#"SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8 AS seconds,
+                pg_catalog.age(backend_xid) AS "xids!"
+            FROM pg_catalog.pg_stat_activity
+            WHERE backend_xid IS NOT NULL
+                -- Another tenant's copy ends by itself, and the slot is tried for again.
+                AND NOT (usename = current_user AND starts_with(application_name, 'stagesub-move:'))
+            UNION ALL
+            SELECT extract(epoch FROM clock_timestamp() - prepared)::float8, pg_catalog.age(transaction)
+            FROM pg_catalog.pg_prepared_xacts"#
+        )
+        .fetch_all(session.conn())
+        .await
+        .map_err(&asked)?;
+        Ok(Self {
+            database,
+            identifier: row.identifier,
+            wal_level: row.wal_level,
+            slots: row.slots,
+            slots_used: row.slots_used,
+            senders: row.senders,
+            senders_used: row.senders_used,
+            keeps_log: row.keeps_log,
+            connections: row.connections,
+            connections_used: row.connections_used,
+            standby: row.standby,
+            read_only: row.read_only,
+            idle_ms: row.idle_ms,
+            transaction_ms: row.transaction_ms,
+            snapshot_minutes: row.snapshot_minutes,
+            replication: row.replication,
+            bypasses: row.bypasses,
+            owner: row.owner,
+            creates: row.creates,
+            marks: row.marks,
+            terminates: row.terminates,
+            locks: row.locks,
+            fences: row.fences,
+            skips_checks,
+            open: open.into_iter().map(|row| (row.seconds, row.xids)).collect(),
+        })
+    }
+
+    /// Whether both databases are on one server.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.identifier == other.identifier
+    }
+
+    /// What holds here while rows are written for a move.
+    pub(super) const fn checks(&self) -> Checks {
+        if self.skips_checks { Checks::Skipped } else { Checks::Kept }
+    }
+
+    /// Whether it is worth trying to stream from here: what is known to be missing is told already.
+    pub(super) fn may_stream(&self) -> bool {
+        self.replication && self.wal_level == "logical" && self.senders_used < self.senders
+    }
+
+    /// Whether the mover sees the rows of every tenant, and the fence.
+    pub(super) const fn reads_rows(&self) -> bool {
+        self.bypasses && self.fences
+    }
+
+    /// Everything that is missing.
+    pub(super) fn obstacles(&self, needed: &Needed, move_id: Uuid) -> Vec<String> {
+        let mut found = Found { database: &self.database, all: Vec::new() };
+        if self.standby {
+            found.add(
+                "is a standby, which takes no writes; correct the connection strings to name the primary",
+            );
+            return found.all;
+        }
+        found.unless(!self.read_only, "begins transactions READ ONLY; reset default_transaction_read_only");
+        self.settings(&mut found);
+        self.login(&mut found);
+        if needed.path == MovePath::Stream {
+            self.streaming(needed, move_id, &mut found);
+        }
+        found.all
+    }
+
+    fn settings(&self, found: &mut Found<'_>) {
+        let free = self.connections - self.connections_used;
+        found.unless(
+            free >= CONNECTIONS,
+            &format!("has {free} connections left and a move takes up to {CONNECTIONS}; raise max_connections, or end some"),
+        );
+        found.unless(
+            self.idle_ms == 0 || self.idle_ms >= IDLE_MS,
+            &format!(
+                "ends sessions that are idle for {} ms, as the mover's may be; ALTER ROLE stagesub_mover SET idle_session_timeout = 0",
+                self.idle_ms
+            ),
+        );
+        found.unless(
+            self.transaction_ms == 0,
+            &format!(
+                "ends transactions after {} ms, and copying a tenant is one; ALTER ROLE stagesub_mover SET transaction_timeout = 0",
+                self.transaction_ms
+            ),
+        );
+        found.unless(
+            self.snapshot_minutes < 0,
+            "takes snapshots away that are old, and a tenant is copied in one; set old_snapshot_threshold = -1 and restart it",
+        );
+    }
+
+    fn login(&self, found: &mut Found<'_>) {
+        found.unless(
+            self.bypasses,
+            "has a mover that row-level security binds, which would copy nothing; ALTER ROLE stagesub_mover BYPASSRLS",
+        );
+        found.unless(
+            self.owner,
+            "has a mover that is no member of the tables' owner; GRANT stagesub_owner TO stagesub_mover",
+        );
+        found.unless(
+            self.creates,
+            &format!(
+                "does not let the mover make anything in the database; {}",
+                "GRANT CREATE ON DATABASE to stagesub_owner there, or run `stagesub migrate`"
+            ),
+        );
+        found.unless(
+            self.terminates,
+            "does not let the mover end sessions of a mover that is gone; GRANT EXECUTE ON FUNCTION pg_terminate_backend(integer, bigint) TO stagesub_mover",
+        );
+        found.unless(
+            self.locks,
+            "does not let the mover take a tenant's lock; GRANT EXECUTE ON FUNCTION pg_advisory_lock(bigint) TO stagesub_owner",
+        );
+        found.unless(
+            self.fences,
+            "does not let the mover write app.tenant_fence and app.move_progress; run `stagesub migrate`, and `stagesub doctor` for what was taken away",
+        );
+    }
+
+    fn streaming(&self, needed: &Needed, move_id: Uuid, found: &mut Found<'_>) {
+        found.unless(
+            self.wal_level == "logical",
+            &format!(
+                "runs with wal_level = {}, and streaming needs `logical`; set it and restart the server, or move by the path `triggers`",
+                self.wal_level
+            ),
+        );
+        found.unless(
+            self.replication,
+            "has a mover that may not stream; ALTER ROLE stagesub_mover REPLICATION",
+        );
+        found.unless(
+            self.marks,
+            "does not let the mover mark its transactions; GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO stagesub_mover",
+        );
+        let own = [Direction::Forward, Direction::Reverse].map(|way| stream_name(move_id, way));
+        let used = self.slots_used.iter().filter(|slot| !own.contains(slot)).count();
+        let free = self.slots - i64::try_from(used).unwrap_or(i64::MAX);
+        found.unless(
+            free >= needed.streams,
+            &format!(
+                "has {} of {} replication slots left and the move needs {}; raise max_replication_slots, or drop a slot that nobody reads",
+                free.max(0), self.slots, needed.streams
+            ),
+        );
+        let free = self.senders - self.senders_used;
+        found.unless(
+            free >= needed.streams,
+            &format!(
+                "has {} of {} WAL senders left and the move needs {}; raise max_wal_senders",
+                free.max(0),
+                self.senders,
+                needed.streams
+            ),
+        );
+        found.unless(
+            !(0..LEAST_LOG_MIB).contains(&self.keeps_log),
+            &format!(
+                "lets a slot keep {} MiB of its log, which other tenants may write while one is copied; set max_slot_wal_keep_size to {LEAST_LOG_MIB} MiB at least",
+                self.keeps_log
+            ),
+        );
+    }
+
+    /// Transactions that have been open for so long that they would hold a slot up.
+    pub(super) fn long_transactions(&self) -> Vec<String> {
+        let long = |(seconds, xids): &&(Option<f64>, i32)| match seconds {
+            Some(seconds) => *seconds > LONG_SECS,
+            None => *xids > LONG_XIDS,
+        };
+        let tell = |(seconds, xids): &(Option<f64>, i32)| {
+            let age = match seconds {
+                Some(seconds) => format!("{seconds:.0} s"),
+                None => format!("{xids} transactions"),
+            };
+            format!(
+                "{} has a transaction that has been open for {age}, and a slot is made only once it has ended; end it, or wait for it",
+                self.database
+            )
+        };
+        self.open.iter().filter(long).map(tell).collect()
+    }
+}
+
+/// Sentences about one database.
+struct Found<'a> {
+    database: &'a str,
+    all: Vec<String>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, what: &str) {
+        self.all.push(format!("{} {what}", self.database));
+    }
+
+    fn unless(&mut self, holds: bool, what: &str) {
+        if !holds {
+            self.add(what);
+        }
+    }
+}
+
+/// Opens a replication session, as the move would, and asks it one thing.
+pub(super) async fn try_streaming(site: &Site, move_id: Uuid) -> Option<String> {
+    let tried =
+        async { SlotSession::open(site.login(), move_id, Direction::Forward).await?.identify().await };
+    let database = site.login().describe();
+    match tried.await {
+        Ok(()) => None,
+        Err(StreamError::Unsupported(what)) => Some(format!(
+            "{database} cannot be streamed from over {what}: the replication session knows none; reach the server with sslmode=disable in a network of its own or by its socket, or move by the path `triggers`"
+        )),
+        Err(error) => Some(format!(
+            "{database} does not open a replication session for the mover ({}); let stagesub_mover in there directly, in pg_hba.conf and past any pooler",
+            chain(&error)
+        )),
+    }
+}
+
+/// Whether what admits transactions is what the migrations made: a fence that does not read the row anew lets writers
+/// slip past.
+pub(super) async fn guards(session: &mut MoverSession) -> Result<Vec<String>, PreflightError> {
+    let (asked, database) = (asking(session), session.describe().to_owned());
+    let findings = doctor::guard_findings(session.conn(), &database).await.map_err(asked)?;
+    let tell = |finding: doctor::Finding| {
+        format!(
+            "{database}: {}: {}; `stagesub doctor` has the SQL that mends it",
+            finding.object, finding.why
+        )
+    };
+    Ok(findings.into_iter().map(tell).collect())
+}
+
+/// What the mover may not do with the tables. They are published and filled by members of their owner.
+pub(super) async fn privileges(
+    session: &mut MoverSession,
+    plan: &MovePlan,
+    path: MovePath,
+) -> Result<Vec<String>, PreflightError> {
+    let (asked, database) = (asking(session), session.describe().to_owned());
+    let (schemas, names): (Vec<String>, Vec<String>) =
+        plan.tables.iter().map(|table| (table.name.schema.clone(), table.name.name.clone())).unzip();
+    let rows = sqlx::query!(
+        r#"SELECT format('%I.%I', n.nspname, c.relname) AS "name!", c.relowner::regrole::text AS "owner!",
+            pg_catalog.pg_has_role(c.relowner, 'USAGE') AS "owns!",
+            ARRAY(SELECT p.word FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p (word)
+                WHERE NOT pg_catalog.has_table_privilege(c.oid, p.word)) AS "lacks!"
+        FROM unnest($1::text[], $2::text[]) AS t (schema, name)
+        JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schema
+        JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.name
+        ORDER BY 1"#,
+        &schemas,
+        &names
+    )
+    .fetch_all(session.conn())
+    .await
+    .map_err(asked)?;
+    let mut found = Vec::new();
+    for row in rows {
+        if !row.lacks.is_empty() {
+            let lacks = row.lacks.join(", ");
+            found.push(format!(
+                "{database} does not let the mover {lacks} in {}; GRANT {lacks} ON {} TO stagesub_mover",
+                row.name, row.name
+            ));
+        }
+        if !row.owns && path != MovePath::Short {
+            found.push(format!(
+                "{database} has {} of the owner {}, whom the mover is no member of; ALTER TABLE {} OWNER TO stagesub_owner",
+                row.name, row.owner, row.name
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that everything can be moved on.
+    fn fit() -> Server {
+        Server {
+            database: "db".to_owned(),
+            wal_level: "logical".to_owned(),
+            slots: 10,
+            senders: 10,
+            keeps_log: -1,
+            connections: 97,
+            snapshot_minutes: -1,
+            replication: true,
+            bypasses: true,
+            owner: true,
+            creates: true,
+            marks: true,
+            terminates: true,
+            locks: true,
+            fences: true,
+            ..Server::default()
+        }
+    }
+
+    fn told(server: &Server, path: MovePath, streams: i64) -> Vec<String> {
+        server.obstacles(&Needed { path, streams }, Uuid::nil())
+    }
+
+    #[test]
+    fn nothing_stands_in_the_way_on_a_fit_server() {
+        for path in MovePath::ALL {
+            assert_eq!(told(&fit(), path, 2), [""; 0]);
+        }
+        assert!(fit().may_stream());
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_told_at_once_with_what_to_do() {
+        let bare = Server {
+            bypasses: false,
+            owner: false,
+            creates: false,
+            marks: false,
+            terminates: false,
+            ..fit()
+        };
+        let bare = Server {
+            locks: false,
+            fences: false,
+            replication: false,
+            wal_level: "replica".to_owned(),
+            ..bare
+        };
+        let found = told(&bare, MovePath::Stream, 1);
+        assert_eq!(found.len(), 9, "{found:#?}");
+        assert!(
+            found.iter().all(|sentence| sentence.starts_with("db ") && sentence.contains(';')),
+            "{found:#?}"
+        );
+        assert!(!bare.may_stream());
+    }
+
+    #[test]
+    fn a_path_without_streams_asks_for_none() {
+        let plain = Server {
+            wal_level: "minimal".to_owned(),
+            slots: 0,
+            senders: 0,
+            replication: false,
+            marks: false,
+            ..fit()
+        };
+        assert_eq!(told(&plain, MovePath::Triggers, 2), [""; 0]);
+        assert_eq!(told(&plain, MovePath::Short, 2), [""; 0]);
+        assert!(told(&plain, MovePath::Stream, 2).len() >= 4);
+    }
+
+    #[test]
+    fn slots_are_counted_without_the_moves_own() {
+        let own = stream_name(Uuid::nil(), Direction::Forward);
+        let server = Server { slots: 2, slots_used: vec![own, "other".to_owned()], ..fit() };
+        assert_eq!(told(&server, MovePath::Stream, 1), [""; 0]);
+        let found = told(&server, MovePath::Stream, 2);
+        assert!(found.len() == 1 && found[0].contains("1 of 2 replication slots"), "{found:?}");
+    }
+
+    #[test]
+    fn a_bound_on_the_log_a_snapshot_or_a_session_is_told_with_its_figure() {
+        for (server, word) in [
+            (Server { keeps_log: 64, ..fit() }, "64 MiB"),
+            (Server { snapshot_minutes: 60, ..fit() }, "old_snapshot_threshold"),
+            (Server { idle_ms: 1000, ..fit() }, "1000 ms"),
+            (Server { transaction_ms: 5000, ..fit() }, "5000 ms"),
+            (Server { connections_used: 95, ..fit() }, "2 connections left"),
+            (Server { read_only: true, ..fit() }, "READ ONLY"),
+            (Server { senders_used: 10, ..fit() }, "WAL senders"),
+        ] {
+            let found = told(&server, MovePath::Stream, 1);
+            assert!(found.len() == 1 && found[0].contains(word), "{word}: {found:?}");
+        }
+        assert_eq!(told(&Server { keeps_log: 1024, ..fit() }, MovePath::Stream, 1), [""; 0]);
+    }
+
+    #[test]
+    fn a_standby_is_told_and_nothing_else_of_it() {
+        let found = told(&Server { standby: true, bypasses: false, ..fit() }, MovePath::Stream, 1);
+        assert!(found.len() == 1 && found[0].contains("standby"), "{found:?}");
+    }
+
+    #[test]
+    fn a_transaction_is_named_by_its_age_in_time_or_in_transactions() {
+        let open = vec![(Some(59.0), 90_000), (Some(61.4), 2), (None, 10_000), (None, 10_001)];
+        let found = Server { open, ..fit() }.long_transactions();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("61 s") && found[1].contains("10001 transactions"), "{found:?}");
+    }
+}
