@@ -6,6 +6,7 @@ use stagesub_id_gen::SequenceStore;
 use crate::error::StoreError;
 
 pub mod audit;
+pub mod databases;
 pub mod hot_lists;
 pub mod idempotency;
 pub mod instruments;

@@ -6,6 +6,7 @@
 pub mod changes;
 pub mod code;
 pub mod context;
+pub mod databases;
 pub mod idempotency;
 pub mod import;
 pub mod instruments;

@@ -1,15 +1,19 @@
-//! Databases of one tenant's own: made by the platform itself, as the migrator, beside a shared one.
+//! Databases of one tenant's own, and further shared ones: beside the first shared one, where the platform itself makes
+//! them as its migrator, or on a server that somebody names ([`AllowedHosts`] says which may be).
 //!
 //! Making one is resumable. What will be made is recorded in the registry first; each step after that finds
 //! what an earlier try left. The database carries its tenant in its name and in its marker, and one that is
 //! marked as anything else is never touched.
 
 mod allowed;
+mod elsewhere;
+mod shared;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use stagesub_tenancy::{DatabaseId, TenantId};
 use uuid::Uuid;
 
+use crate::doctor::Expectations;
 use crate::hardening::TEMPLATE_DATABASE;
 use crate::logins::LoginRole;
 use crate::marker::{DatabaseKind, Marker};
@@ -23,12 +27,27 @@ use crate::roles;
 use crate::target::ConnectionTarget;
 
 pub use allowed::{AllowedHosts, HostRefused, InvalidHosts, Reached};
+use elsewhere::{Maker, Named};
+pub use shared::{AddedShared, NewShared, SharedDatabases};
+
+/// Where a database is to be.
+#[derive(Debug, Clone)]
+pub enum Home {
+    /// On the server of the first shared database.
+    Beside,
+    /// On a server, as a login that may make databases and roles; which of its databases is named makes no difference.
+    Server(ConnectionTarget),
+    /// In this database, which is empty, as the login that owns it and may make roles.
+    Database(ConnectionTarget),
+}
 
 /// Makes dedicated databases.
 #[derive(Clone, Debug)]
 pub struct DedicatedDatabases {
     registry: RegistryPools,
     keys: Keys,
+    allowed: AllowedHosts,
+    expected: Expectations,
 }
 
 /// A dedicated database that is recorded, and how it is reached as the migrator.
@@ -44,8 +63,43 @@ struct Begun {
 impl DedicatedDatabases {
     /// Over the registry and the keys its connection strings are sealed with.
     #[must_use]
-    pub const fn new(registry: RegistryPools, keys: Keys) -> Self {
-        Self { registry, keys }
+    pub fn new(registry: RegistryPools, keys: Keys) -> Self {
+        Self { registry, keys, allowed: AllowedHosts::default(), expected: Expectations::default() }
+    }
+
+    /// Servers may be named that are on this list; what is made there has to be as it is expected.
+    #[must_use]
+    pub fn naming(self, allowed: AllowedHosts, expected: Expectations) -> Self {
+        Self { allowed, expected, ..self }
+    }
+
+    /// Creates, migrates and marks a tenant's own database where it is to be; finishes one that was begun there.
+    ///
+    /// # Errors
+    /// [`MigrateError`]. Before anything is made: what is named may not be connected to, cannot be used, is not empty,
+    /// is known to the platform already or belongs to another, by what it says of itself; or the tenant has a database
+    /// of its own somewhere else. What was done until then stays, and the next call goes on from there.
+    pub async fn create_at(&self, tenant: TenantId, home: &Home) -> Result<DatabaseId, MigrateError> {
+        let named = match home {
+            Home::Beside => return self.create(tenant).await,
+            Home::Server(url) => Named::Server(url, dedicated_name(tenant)),
+            Home::Database(url) => Named::Database(url),
+        };
+        let maker = Maker {
+            registry: &self.registry,
+            keys: &self.keys,
+            allowed: &self.allowed,
+            expected: &self.expected,
+            adopt_logins: false,
+        };
+        let made = maker.make(DatabaseKind::Dedicated(tenant), &named).await?;
+        for partial in &made.partial {
+            tracing::warn!(database = %made.id, what = partial.name, why = partial.why, "less well defended than it could be");
+        }
+        if !made.ready {
+            maker.set_ready(made.id).await?;
+        }
+        Ok(made.id)
     }
 
     /// Creates, migrates and marks a tenant's own database, on the server of the shared database; finishes
@@ -95,12 +149,17 @@ impl DedicatedDatabases {
         .await
         .map_err(during(doing))?;
         let row = sqlx::query!(
-            "SELECT id, status FROM registry.databases WHERE tenant_id = $1 FOR UPDATE",
+            "SELECT id, status, server_identifier, host, port, name FROM registry.databases
+            WHERE tenant_id = $1 FOR UPDATE",
             tenant.as_uuid()
         )
         .fetch_one(&mut *tx)
         .await
         .map_err(during(doing))?;
+        if (&row.server_identifier, &row.name) != (&shared.server_identifier, &name) {
+            let known = format!("{}:{}/{}", row.host, row.port, row.name);
+            return Err(MigrateError::HasOwn { known });
+        }
         let (id, ready) = (DatabaseId::from_uuid(row.id), row.status == "ready");
         let kind = DatabaseKind::Dedicated(tenant);
         let mut migrator = None;
@@ -179,7 +238,8 @@ pub(crate) async fn create_if_missing(
     if found.exists {
         return Ok(());
     }
-    let template = if found.template { TEMPLATE_DATABASE } else { "template0" };
+    // Of template0 any encoding may be made; the hardened template has the right one.
+    let template = if found.template { TEMPLATE_DATABASE } else { "template0 ENCODING 'UTF8'" };
     let name = roles::quote(wanted.database());
     let statement =
         format!("CREATE DATABASE {name} OWNER {} TEMPLATE {template} STRATEGY wal_log", roles::OWNER);

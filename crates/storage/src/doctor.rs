@@ -59,6 +59,6 @@ pub(crate) mod tables;
 pub use examination::{DoctorError, examine};
 pub use expectations::Expectations;
 pub(crate) use guards::findings as guard_findings;
-pub use platform::{Bounds, examine_database, examine_platform};
+pub use platform::{Bounds, examine_database, examine_known, examine_platform};
 pub use report::{Finding, Level, Report};
 pub use tables::examine_tables;

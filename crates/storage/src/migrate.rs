@@ -239,7 +239,7 @@ impl Run<'_> {
             let partial = hardening::harden(&mut session.conn, &facts.database, facts.superuser).await?;
             self.report.partial.extend(partial);
         }
-        self.make_template(&mut session, &targets.admin).await?;
+        self.report.partial.extend(make_template(&mut session, &targets.admin).await?);
         for (role, target) in logins {
             verify_login(role, &target, &wanted).await?;
         }
@@ -330,6 +330,7 @@ impl Run<'_> {
         let adopt = self.options.adopt_logins;
         let (mut targets, mut later) = (Vec::new(), Vec::new());
         let mut tx = self.registry.conn.begin().await.map_err(during(doing))?;
+        logins::lock_server(&mut tx, place.server_identifier).await?;
         logins::store_place(&mut tx, place).await?;
         let mut known = logins::known_passwords(&mut tx, self.keys, place.server_identifier, adopt).await?;
         for &role in roles::logins_of(place.kind) {
@@ -352,22 +353,6 @@ impl Run<'_> {
             tx.commit().await.map_err(during(doing))?;
         }
         Ok(targets)
-    }
-
-    /// The template of dedicated databases on the shared database's server.
-    async fn make_template(
-        &mut self,
-        session: &mut Session,
-        admin: &ConnectionTarget,
-    ) -> Result<(), MigrateError> {
-        if !session.facts.superuser {
-            return Ok(());
-        }
-        hardening::make_template(&mut session.conn).await?;
-        let mut template = Session::open(&admin.with_database(TEMPLATE_DATABASE)).await?;
-        let partial = hardening::harden(&mut template.conn, TEMPLATE_DATABASE, true).await?;
-        self.report.partial.extend(partial);
-        template.close().await
     }
 
     /// Brings every other database to this program's schema, with the migrator's stored login.
@@ -454,7 +439,11 @@ impl MigrateOptions {
 }
 
 /// The password of a plan and whether it has to be set.
-fn settle(plan: LoginPlan, role: LoginRole, target: &str) -> Result<(SecretString, bool), MigrateError> {
+pub(crate) fn settle(
+    plan: LoginPlan,
+    role: LoginRole,
+    target: &str,
+) -> Result<(SecretString, bool), MigrateError> {
     match plan {
         LoginPlan::Keep(password) => Ok((password, false)),
         LoginPlan::Set(password) => Ok((password, true)),
@@ -507,7 +496,7 @@ pub(crate) async fn is_empty(session: &mut Session) -> Result<bool, MigrateError
 }
 
 /// Makes the roles of a server, and lets this user act as the owner.
-async fn prepare_server(session: &mut Session) -> Result<Vec<String>, MigrateError> {
+pub(crate) async fn prepare_server(session: &mut Session) -> Result<Vec<String>, MigrateError> {
     if !session.facts.superuser && !session.facts.creates_roles {
         return Err(session.lacks("may not create roles"));
     }
@@ -522,8 +511,26 @@ async fn prepare_server(session: &mut Session) -> Result<Vec<String>, MigrateErr
     Ok(created)
 }
 
+/// The template of dedicated databases on a server, if this user is a superuser.
+pub(crate) async fn make_template(
+    session: &mut Session,
+    admin: &ConnectionTarget,
+) -> Result<Option<Partial>, MigrateError> {
+    if !session.facts.superuser {
+        return Ok(None);
+    }
+    hardening::make_template(&mut session.conn).await?;
+    let mut template = Session::open(&admin.with_database(TEMPLATE_DATABASE)).await?;
+    let partial = hardening::harden(&mut template.conn, TEMPLATE_DATABASE, true).await?;
+    template.close().await?;
+    Ok(partial)
+}
+
 /// Leaves a database to the platform's roles.
-async fn close_to_public(session: &mut Session, holds: &[DatabaseKind]) -> Result<(), MigrateError> {
+pub(crate) async fn close_to_public(
+    session: &mut Session,
+    holds: &[DatabaseKind],
+) -> Result<(), MigrateError> {
     if !session.facts.owns_database {
         return Err(session.lacks("neither owns the database nor is a superuser"));
     }

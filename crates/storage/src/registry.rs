@@ -47,6 +47,8 @@ pub mod moves;
 pub mod nodes;
 #[cfg(feature = "orchestra")]
 pub mod people;
+#[cfg(feature = "orchestra")]
+pub mod platform_databases;
 pub mod roster;
 pub mod shared;
 #[cfg(feature = "orchestra")]

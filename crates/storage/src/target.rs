@@ -161,6 +161,8 @@ pub struct ConnectionTarget {
     database: String,
     ssl_mode: SslMode,
     ssl_root_cert: Option<PathBuf>,
+    /// Where a named host is connected to, whatever its name means by then. Not part of the connection string.
+    address: Option<IpAddr>,
 }
 
 impl ConnectionTarget {
@@ -195,6 +197,7 @@ impl ConnectionTarget {
             database: database.to_owned(),
             ssl_mode: SslMode::Disable,
             ssl_root_cert: None,
+            address: None,
         };
         target.refuse_ambient(|variable| std::env::var_os(variable))?;
         Ok(target)
@@ -218,9 +221,10 @@ impl ConnectionTarget {
         self.ssl_root_cert.as_deref()
     }
 
-    /// The same server, reached at one of its addresses.
+    /// The same server by the same name, connected to at one of its addresses. Not where the certificate is compared
+    /// with the name: the driver knows one host, which is then the address.
     pub(crate) fn at_address(&self, address: IpAddr) -> Self {
-        Self { host: ServerHost::Tcp(address.to_string()), ..self.clone() }
+        Self { address: Some(address), ..self.clone() }
     }
 
     /// Where the server listens.
@@ -293,7 +297,10 @@ impl ConnectionTarget {
             .ssl_mode(self.ssl_mode.to_driver())
             .application_name("stagesub");
         let options = match &self.host {
-            ServerHost::Tcp(host) => options.host(host),
+            ServerHost::Tcp(host) => match self.address {
+                Some(address) => options.host(&address.to_string()),
+                None => options.host(host),
+            },
             // The host is set too, so that PGHOST does not appear in the options even unused.
             ServerHost::Socket(dir) => options.host("localhost").socket(dir),
         };

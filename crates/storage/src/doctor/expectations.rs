@@ -1,6 +1,7 @@
 //! What a database is expected to hold.
 
 use crate::catalogue::TableName;
+use crate::moves::plan::Contents;
 
 /// The schema of the platform's own tenant data.
 pub(super) const TENANT: &str = "tenant";
@@ -85,6 +86,12 @@ impl Expectations {
 }
 
 impl Expectations {
+    /// What tenants have in such a database, as far as it moves with them.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        Contents { schemas: self.data.clone(), reference_tables: self.reference.clone() }
+    }
+
     /// The schemas of the platform, whichever of them a database has.
     pub(super) fn ours(&self) -> Vec<String> {
         ["registry", "app"].into_iter().map(str::to_owned).chain(self.data.iter().cloned()).collect()

@@ -83,6 +83,26 @@ pub async fn examine_database(
     report
 }
 
+/// Examines one database of tenants that the registry knows, and its server, over a connection as the mover.
+///
+/// # Errors
+/// [`DoctorError`]: it cannot be reached or read.
+pub async fn examine_known(
+    mover: &ConnectionTarget,
+    kind: DatabaseKind,
+    database: DatabaseId,
+    expected: &Expectations,
+) -> Result<Report, DoctorError> {
+    let look = Look {
+        catalogue: true,
+        server: true,
+        sets: Sets::Just(MigrationSet::Tenant),
+        identity: Some(Identity { kind, database }),
+    };
+    let found = visit(mover, &mover.to_string(), expected, look).await?;
+    Ok(found.into_iter().collect())
+}
+
 /// A connection as the login that reads the platform's records.
 struct Registry {
     conn: PgConnection,
@@ -238,20 +258,24 @@ impl Round<'_> {
         let sealed =
             database.sealed.as_deref().ok_or(MigrateError::NoLogin { database: database.id, role })?;
         let login = open_login(self.keys, database.id, database.kind.tenant(), role.as_str(), sealed)?;
-        let target = login.describe();
-        let mut conn =
-            session::connect(&login).await.map_err(|source| MigrateError::Unreachable { target, source })?;
-        let examination = Examination {
-            conn: &mut conn,
-            database: &database.place,
-            expected: self.expected,
-            found: Vec::new(),
-        };
-        let found = examination.run(look).await;
-        // As above.
-        let _ = conn.close().await;
-        found
+        visit(&login, &database.place, self.expected, look).await
     }
+}
+
+async fn visit(
+    login: &ConnectionTarget,
+    place: &str,
+    expected: &Expectations,
+    look: Look,
+) -> Result<Vec<Finding>, DoctorError> {
+    let target = login.describe();
+    let mut conn =
+        session::connect(login).await.map_err(|source| MigrateError::Unreachable { target, source })?;
+    let examination = Examination { conn: &mut conn, database: place, expected, found: Vec::new() };
+    let found = examination.run(look).await;
+    // As above.
+    let _ = conn.close().await;
+    found
 }
 
 /// Every database with the sealed login that it is examined with.

@@ -2,6 +2,8 @@
 
 use stagesub_tenancy::{DatabaseId, DirectoryError};
 
+use crate::databases::HostRefused;
+use crate::doctor::DoctorError;
 use crate::logins::LoginRole;
 use crate::marker::{Marker, MarkerError};
 use crate::seal::SealError;
@@ -213,6 +215,64 @@ pub enum MigrateError {
     /// There is no shared database to make a dedicated one beside.
     #[error("the registry knows no shared database; run `migrate`")]
     NoShared,
+    /// Somebody named a server that may not be connected to.
+    #[error(transparent)]
+    NotAllowed(#[from] HostRefused),
+    /// The server takes no writes.
+    #[error("{target} is a standby, which takes no writes; name the server that it follows")]
+    Standby {
+        /// User, address and database.
+        target: String,
+    },
+    /// The user that was named may not do what making a database needs.
+    #[error("{target}: this user {lacks}; name one that may")]
+    NamedLacks {
+        /// User, address and database.
+        target: String,
+        /// What it lacks, as the sentence goes on.
+        lacks: &'static str,
+    },
+    /// A database that was named holds something.
+    #[error("{target} holds tables or schemas that this platform did not make; name an empty database")]
+    NotEmpty {
+        /// User, address and database.
+        target: String,
+    },
+    /// A database that was named is the platform's already, by whatever name.
+    #[error("{target} is known already, as {known}; name another database")]
+    Known {
+        /// User, address and database.
+        target: String,
+        /// What it is.
+        known: String,
+    },
+    /// The tenant has a database of its own somewhere else.
+    #[error(
+        "the tenant has a database of its own at {known} already; move it there, or give that place to finish it"
+    )]
+    HasOwn {
+        /// Where: `host:port/name`.
+        known: String,
+    },
+    /// A database that was made does not keep its tenants apart.
+    #[error(
+        "{target} is not used, because tenants would not be isolated there: {finding}; mend it and try again"
+    )]
+    Unsound {
+        /// User, address and database.
+        target: String,
+        /// The first hole, with the SQL that mends it.
+        finding: String,
+    },
+    /// Whether a database that was made keeps its tenants apart is not known.
+    #[error("{target} is not used, because it could not be examined; try again")]
+    NotExamined {
+        /// User, address and database.
+        target: String,
+        /// What failed.
+        #[source]
+        source: Box<DoctorError>,
+    },
     /// The marker cannot be read.
     #[error("{target} cannot be told from another database")]
     Marker {

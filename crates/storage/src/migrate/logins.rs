@@ -68,7 +68,8 @@ pub(crate) async fn find_login(
 }
 
 /// The passwords the registry holds for the logins of one server. Roles belong to the server, so any
-/// database on it will do. With `adopt`, strings that do not open are passed over: they are to be reset.
+/// database on it will do; those of dedicated ones, which may be many, where there are no others. With `adopt`,
+/// strings that do not open are passed over: they are to be reset.
 pub(crate) async fn known_passwords(
     conn: &mut PgConnection,
     keys: &KeyRing,
@@ -76,11 +77,19 @@ pub(crate) async fn known_passwords(
     adopt: bool,
 ) -> Result<HashMap<LoginRole, SecretString>, MigrateError> {
     let rows = sqlx::query!(
-        "SELECT l.database_id, l.role, l.sealed, d.tenant_id
+        r#"SELECT l.database_id AS "database_id!", l.role AS "role!", l.sealed AS "sealed!", d.tenant_id,
+            l.updated_at AS "updated_at!"
         FROM registry.database_logins AS l
         JOIN registry.databases AS d ON d.id = l.database_id
         WHERE d.server_identifier = $1 AND d.kind <> 'dedicated'
-        ORDER BY l.updated_at, l.database_id",
+        UNION ALL
+        (SELECT DISTINCT ON (l.role) l.database_id, l.role, l.sealed, d.tenant_id, l.updated_at
+        FROM registry.database_logins AS l
+        JOIN registry.databases AS d ON d.id = l.database_id
+        WHERE d.server_identifier = $1 AND d.kind = 'dedicated' AND NOT EXISTS (
+            SELECT FROM registry.databases AS o WHERE o.server_identifier = $1 AND o.kind <> 'dedicated')
+        ORDER BY l.role, l.updated_at DESC, l.database_id)
+        ORDER BY 5, 1"#,
         server_identifier
     )
     .fetch_all(conn)
@@ -97,6 +106,22 @@ pub(crate) async fn known_passwords(
         }
     }
     Ok(known)
+}
+
+/// Lets one caller at a time give the logins of a server their passwords, until the transaction ends: two who make
+/// databases on a new server at once agree on what the passwords are.
+pub(crate) async fn lock_server(
+    conn: &mut PgConnection,
+    server_identifier: &str,
+) -> Result<(), MigrateError> {
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(hashtextextended('logins of server ' || $1::text, 0))",
+        server_identifier
+    )
+    .execute(conn)
+    .await
+    .map_err(during("waiting for another that sets this server up"))?;
+    Ok(())
 }
 
 /// Records a database, or where it is now. A new one is `creating` until it is known to be usable.

@@ -25,9 +25,16 @@ pub(crate) struct Session {
 
 /// What decides how far this user can set things up.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of the catalogue, and none excludes another"
+)]
 pub(crate) struct Facts {
     pub(crate) superuser: bool,
     pub(crate) creates_roles: bool,
+    pub(crate) creates_databases: bool,
+    /// It follows another server and takes no writes.
+    pub(crate) standby: bool,
     /// Has the privileges of the database's owner.
     pub(crate) owns_database: bool,
     /// The same for all databases of one server, however it is addressed.
@@ -46,6 +53,8 @@ impl Session {
             r#"SELECT
                 r.rolsuper AS "superuser!",
                 r.rolcreaterole AS "creates_roles!",
+                r.rolcreatedb AS "creates_databases!",
+                pg_is_in_recovery() AS "standby!",
                 pg_has_role(d.datdba, 'USAGE') AS "owns_database!",
                 d.datname::text AS "database!",
                 pg_encoding_to_char(d.encoding)::text AS "encoding!",
@@ -67,6 +76,8 @@ impl Session {
         let facts = Facts {
             superuser: row.superuser,
             creates_roles: row.creates_roles,
+            creates_databases: row.creates_databases,
+            standby: row.standby,
             owns_database: row.owns_database || row.superuser,
             server_identifier: row.server_identifier,
             database: row.database,

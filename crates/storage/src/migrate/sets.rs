@@ -141,7 +141,7 @@ impl MigrationSet {
         tx.commit().await.map_err(during(doing))
     }
 
-    async fn refuse_taken_schemas(self, session: &mut Session) -> Result<(), MigrateError> {
+    pub(crate) async fn refuse_taken_schemas(self, session: &mut Session) -> Result<(), MigrateError> {
         let names: Vec<String> = self.schemas().iter().map(|&name| name.to_owned()).collect();
         let taken = sqlx::query_scalar!(
             r#"SELECT nspname::text AS "name!" FROM pg_catalog.pg_namespace

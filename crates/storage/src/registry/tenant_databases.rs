@@ -1,17 +1,22 @@
 //! Databases as provisioning asks for them.
 
 use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
 use stagesub_domain::error::{DatabaseError, StoreError};
 use stagesub_domain::ports::registry::{DedicatedPlace, TenantDatabases};
 use stagesub_tenancy::{DatabaseId, PlacementEpoch, TenantId};
 
 use super::{Keys, RegistryPools};
-use crate::databases::DedicatedDatabases;
+use crate::databases::{AllowedHosts, DedicatedDatabases, Home};
+use crate::doctor::Expectations;
+use crate::error::{Failure, classify};
 use crate::fence::{AdmitError, admit_tenant};
 use crate::logins::{DatabaseLogins, LoginRole};
 use crate::migrate::MigrateError;
 use crate::registry::logins::PgDatabaseLogins;
 use crate::repo::store_error;
+use crate::roles::is_refused;
+use crate::target::ConnectionTarget;
 
 /// The epoch a new tenant is placed at.
 const FIRST_EPOCH: PlacementEpoch = PlacementEpoch(1);
@@ -25,7 +30,7 @@ pub struct PgTenantDatabases {
 }
 
 impl PgTenantDatabases {
-    /// Over the registry and the keys its connection strings are sealed with.
+    /// Over the registry and the keys its connection strings are sealed with. No server may be named.
     #[must_use]
     pub fn new(registry: RegistryPools, keys: Keys) -> Self {
         Self {
@@ -33,6 +38,12 @@ impl PgTenantDatabases {
             logins: PgDatabaseLogins::new(registry.clone(), keys),
             registry,
         }
+    }
+
+    /// Servers may be named that are on this list; what is made there has to be as it is expected.
+    #[must_use]
+    pub fn naming(self, allowed: AllowedHosts, expected: Expectations) -> Self {
+        Self { dedicated: self.dedicated.naming(allowed, expected), ..self }
     }
 }
 
@@ -59,12 +70,12 @@ impl TenantDatabases for PgTenantDatabases {
         tenant: TenantId,
         place: &DedicatedPlace,
     ) -> Result<DatabaseId, DatabaseError> {
-        match place {
-            DedicatedPlace::Beside => self.dedicated.create(tenant).await.map_err(database_error),
-            DedicatedPlace::Server(_) | DedicatedPlace::Database(_) => Err(DatabaseError::Refused {
-                reason: "only the server of the shared database is known to this platform".to_owned(),
-            }),
-        }
+        let home = match place {
+            DedicatedPlace::Beside => Home::Beside,
+            DedicatedPlace::Server(url) => Home::Server(named(url)?),
+            DedicatedPlace::Database(url) => Home::Database(named(url)?),
+        };
+        self.dedicated.create_at(tenant, &home).await.map_err(|error| database_error(error, &home))
     }
 
     async fn admit(&self, tenant: TenantId, database: DatabaseId) -> Result<(), StoreError> {
@@ -86,11 +97,39 @@ impl TenantDatabases for PgTenantDatabases {
     }
 }
 
-/// What cannot be reached may be there later; everything else is a sentence with what to do.
-fn database_error(error: MigrateError) -> DatabaseError {
+/// Takes a connection string apart that somebody gave. What is wrong with it is told without a part of it.
+pub(super) fn named(url: &SecretString) -> Result<ConnectionTarget, DatabaseError> {
+    ConnectionTarget::parse(url.expose_secret().trim())
+        .map_err(|error| DatabaseError::Refused { reason: format!("{error}; correct the connection string") })
+}
+
+/// What the registry or the platform's own server did not do now may be done later. Everything else is a sentence with
+/// what to do, that a server cannot be reached which somebody named too.
+pub(super) fn database_error(error: MigrateError, home: &Home) -> DatabaseError {
     match error {
-        MigrateError::Unreachable { .. } => StoreError::Unavailable(Box::new(error)).into(),
-        MigrateError::Database { .. } | MigrateError::Seal(_) => StoreError::Failed(Box::new(error)).into(),
-        error => DatabaseError::Refused { reason: error.to_string() },
+        MigrateError::Unreachable { .. } if matches!(home, Home::Beside) => {
+            StoreError::Unavailable(Box::new(error)).into()
+        }
+        MigrateError::Database { doing, source } => match classify(&source) {
+            Failure::Statement if is_refused(&source) => DatabaseError::Refused {
+                reason: format!("{doing} was refused ({source}); give the login what it lacks"),
+            },
+            Failure::Statement => {
+                StoreError::Failed(Box::new(MigrateError::Database { doing, source })).into()
+            }
+            _ => StoreError::Unavailable(Box::new(MigrateError::Database { doing, source })).into(),
+        },
+        error @ (MigrateError::Seal(_) | MigrateError::Keys { .. } | MigrateError::Migration { .. }) => {
+            StoreError::Failed(Box::new(error)).into()
+        }
+        error => DatabaseError::Refused { reason: chain(&error) },
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
     }
 }

@@ -109,6 +109,7 @@ fn assemble(parts: Parts) -> Result<ConnectionTarget, TargetError> {
         password: parts.password.map(SecretString::from),
         database: required(parts.database, "database")?,
         ssl_root_cert: parts.ssl_root_cert.map(PathBuf::from),
+        address: None,
     })
 }
 
