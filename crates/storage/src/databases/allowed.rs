@@ -155,13 +155,32 @@ impl AllowedHosts {
             };
             return Ok(Reached { address });
         };
-        let unresolved = |why: String| HostRefused::Unresolved { target: target.describe(), why };
-        let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name.as_str(), target.port())))
-            .await
-            .map_err(|_| unresolved("the resolver does not answer".to_owned()))?
-            .map_err(|error| unresolved(error.to_string()))?;
-        let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
-        self.check_addresses(target, &addresses)
+        self.check_addresses(target, &resolve(target, &name).await?)
+    }
+
+    /// Looks at where a name leads that was listed once, from a connection string that the platform keeps: not to what
+    /// is for this machine's network alone, unless that is listed. This machine itself is where small platforms have
+    /// their databases.
+    ///
+    /// # Errors
+    /// [`HostRefused::Inward`], [`HostRefused::Unresolved`].
+    pub(crate) async fn check_kept(&self, target: &ConnectionTarget) -> Result<(), HostRefused> {
+        let ServerHost::Tcp(host) = target.host() else { return Ok(()) };
+        // An address leads where it led when it was looked at.
+        if host.parse::<IpAddr>().is_ok() {
+            return Ok(());
+        }
+        self.check_kept_addresses(target, &resolve(target, host).await?)
+    }
+
+    fn check_kept_addresses(
+        &self,
+        target: &ConnectionTarget,
+        addresses: &[IpAddr],
+    ) -> Result<(), HostRefused> {
+        let beyond: Vec<IpAddr> =
+            addresses.iter().filter(|address| !address.to_canonical().is_loopback()).copied().collect();
+        if beyond.is_empty() { Ok(()) } else { self.check_addresses(target, &beyond).map(drop) }
     }
 
     /// Everything that is known without asking anybody; the name to resolve, if there is one.
@@ -230,6 +249,16 @@ impl AllowedHosts {
     fn lists(&self, port: u16, fits: impl Fn(&Listed) -> bool) -> bool {
         self.0.iter().any(|entry| entry.port.is_none_or(|listed| listed == port) && fits(&entry.host))
     }
+}
+
+/// The addresses that a name has now.
+async fn resolve(target: &ConnectionTarget, name: &str) -> Result<Vec<IpAddr>, HostRefused> {
+    let unresolved = |why: String| HostRefused::Unresolved { target: target.describe(), why };
+    let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, target.port())))
+        .await
+        .map_err(|_| unresolved("the resolver does not answer".to_owned()))?
+        .map_err(|error| unresolved(error.to_string()))?;
+    Ok(found.map(|address| address.ip()).collect())
 }
 
 impl FromStr for AllowedHosts {
@@ -345,14 +374,11 @@ fn is_inward_v4(address: Ipv4Addr) -> bool {
 
 /// The IPv4 address that a translator makes of an IPv6 one: `64:ff9b::/96`, `2002::/16`, `::/96`.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let of = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Ipv4Addr::new(a, b, c, d)
-    };
-    match [a, b, c, d, e, f] {
-        [0x64, 0xff9b, 0, 0, 0, 0] | [0, 0, 0, 0, 0, 0] => Some(of(g, h)),
-        [0x2002, high, low, ..] => Some(of(high, low)),
+    let of = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            of(high, low)
+        }
         _ => None,
     }
 }

@@ -222,3 +222,25 @@ fn a_list_is_read_as_it_is_shown_and_nonsense_is_named() {
     }
     assert!("".parse::<AllowedHosts>().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_name_that_is_kept_may_mean_this_machine_and_nothing_of_its_network() {
+    let url = target("postgres://u@db.example/d");
+    let kept = |allowed: &str, addresses: &[&str]| {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        list(allowed).check_kept_addresses(&url, &addresses)
+    };
+    for fine in [&["127.0.0.1"][..], &["::1", "127.0.0.1"], &["10.0.0.5"], &["203.0.113.5"]] {
+        assert!(kept("", fine).is_ok(), "{fine:?}");
+    }
+    for inward in ["169.254.169.254", "fe80::1", "fd00:ec2::254", "::ffff:169.254.1.1", "0.0.0.0"] {
+        let refused = kept("", &["127.0.0.1", inward]);
+        assert!(matches!(refused, Err(HostRefused::Inward { .. })), "{inward}: {refused:?}");
+    }
+    assert!(kept("169.254.0.0/16", &["169.254.1.1"]).is_ok());
+    assert!(list("").check_kept(&target("postgres://u@localhost/d")).await.is_ok());
+    // An address and a socket lead where they led.
+    for url in ["postgres://u@169.254.1.1/d", "postgres://u@/d?host=/run/x"] {
+        assert!(list("").check_kept(&target(url)).await.is_ok());
+    }
+}
