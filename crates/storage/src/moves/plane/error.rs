@@ -12,6 +12,7 @@ use crate::moves::change_log::ChangeLogError;
 use crate::moves::copy::CopyError;
 use crate::moves::fence::FenceError;
 use crate::moves::plan::PlanError;
+use crate::moves::preflight::PreflightError;
 use crate::moves::progress::ProgressError;
 use crate::moves::session::SessionError;
 use crate::moves::slot::{PublicationError, SlotError, StreamError};
@@ -68,6 +69,15 @@ pub(super) fn plan(error: PlanError) -> PlaneError {
     match &error {
         PlanError::Catalogue { .. } => later(doing, error),
         _ => never(doing, &error),
+    }
+}
+
+/// What an administrator has to mend is no error of looking.
+pub(super) fn preflight(error: PreflightError) -> PlaneError {
+    match error {
+        PreflightError::Session(error) => session(error),
+        PreflightError::Plan(error) => plan(error),
+        PreflightError::Question { .. } => later("looking for obstacles", error),
     }
 }
 

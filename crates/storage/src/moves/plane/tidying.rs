@@ -11,6 +11,7 @@ use crate::moves::change_log;
 use crate::moves::copy::purge;
 use crate::moves::fence::{self, State};
 use crate::moves::plan::MovePlan;
+use crate::moves::preflight;
 use crate::moves::progress;
 use crate::moves::session::MoverSession;
 use crate::moves::slot::{drop_publication, drop_slot, sever};
@@ -132,11 +133,12 @@ impl PgDataPlane {
 
     /// What stands in the way, as far as the two databases show.
     pub(super) async fn obstacles(&self, moved: &Move) -> Result<Vec<String>, PlaneError> {
-        let mut running = Running::default();
-        match self.plans(moved, &mut running).await {
-            Ok(_) => Ok(Vec::new()),
-            Err(PlaneError::Refused(why)) => Ok(vec![why]),
-            Err(error) => Err(error),
-        }
+        let ends = match self.ends(moved, &mut Running::default()).await {
+            Ok(ends) => ends,
+            Err(PlaneError::Refused(why)) => return Ok(vec![why]),
+            Err(error) => return Err(error),
+        };
+        let (source, target) = (ends.site(Side::Source), ends.site(Side::Target));
+        preflight::obstacles(moved, source, target, &self.contents).await.map_err(error::preflight)
     }
 }
