@@ -4,9 +4,10 @@
 //! Each has a row of every kind whose texts carry its canary. While no proof runs they are suspended, so that
 //! nobody is served by them.
 
+use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use stagesub_domain::actor::Actor;
-use stagesub_domain::error::UseCaseError;
+use stagesub_domain::error::{DatabaseError, StoreError, UseCaseError};
 use stagesub_domain::idempotency::{Asked, Fingerprint, KeptAnswer};
 use stagesub_domain::ids::{InstrumentNo, PositionNo};
 use stagesub_domain::instrument::{NewInstrument, NewPosition};
@@ -16,16 +17,16 @@ use stagesub_domain::ports::UnitOfWork;
 use stagesub_domain::ports::instruments::{InstrumentFilter, PositionFilter};
 use stagesub_domain::ports::musicians::MusicianFilter;
 use stagesub_domain::ports::projects::ProjectFilter;
-use stagesub_domain::ports::registry::TenantAccount;
+use stagesub_domain::ports::registry::{DedicatedPlace, TenantAccount, TenantDatabases};
 use stagesub_domain::project::{NewProject, ProjectStatus};
 use stagesub_domain::service::provisioning::{create_tenant, recover_provisioning};
 use stagesub_domain::service::tenants::{
-    TenantChangeDraft, TenantDraft, change_tenant, resume_tenant, suspend_tenant,
+    Platform as Tenancy, TenantChangeDraft, TenantDraft, change_tenant, resume_tenant, suspend_tenant,
 };
 use stagesub_domain::service::{Act, instruments, musicians, positions, projects};
 use stagesub_domain::subscription::Tier;
 use stagesub_id_gen::Kind;
-use stagesub_tenancy::{Access, Purpose, Subdomain, TenantId, TenantStatus};
+use stagesub_tenancy::{Access, DatabaseId, Placement, Purpose, Subdomain, TenantId, TenantStatus};
 use uuid::Uuid;
 
 use super::error::ProveError;
@@ -63,19 +64,48 @@ pub(super) struct Canary {
 /// Makes what is missing and wakes all three.
 pub(super) async fn wake(platform: &Platform, now: DateTime<Utc>) -> Result<[Canary; 3], ProveError> {
     let [a, b, c] = CANARIES;
-    Ok([
-        wake_one(platform, a, now).await?,
-        wake_one(platform, b, now).await?,
-        wake_one(platform, c, now).await?,
-    ])
+    // The first goes where every new orchestra goes, and the others beside it: who lives elsewhere attacks nobody.
+    let a = wake_one(platform, a, None, now).await?;
+    let placed = platform.directory().find_placement(a.id).await?.map(|located| located.placement);
+    let beside = match placed {
+        Some(Placement::Shared(database)) => Some(database),
+        Some(Placement::Dedicated(_)) | None => None,
+    };
+    Ok([a, wake_one(platform, b, beside, now).await?, wake_one(platform, c, beside, now).await?])
+}
+
+/// Puts new orchestras in one shared database.
+struct Beside<'a> {
+    databases: &'a dyn TenantDatabases,
+    shared: DatabaseId,
+}
+
+#[async_trait]
+impl TenantDatabases for Beside<'_> {
+    async fn choose_shared(&self) -> Result<DatabaseId, StoreError> {
+        Ok(self.shared)
+    }
+
+    async fn create_dedicated(
+        &self,
+        tenant: TenantId,
+        place: &DedicatedPlace,
+    ) -> Result<DatabaseId, DatabaseError> {
+        self.databases.create_dedicated(tenant, place).await
+    }
+
+    async fn admit(&self, tenant: TenantId, database: DatabaseId) -> Result<(), StoreError> {
+        self.databases.admit(tenant, database).await
+    }
 }
 
 async fn wake_one(
     platform: &Platform,
     (letter, subdomain, code): (&'static str, &'static str, &'static str),
+    beside: Option<DatabaseId>,
     now: DateTime<Utc>,
 ) -> Result<Canary, ProveError> {
-    let account = find_or_make(platform, letter, subdomain, code, now).await?;
+    let account = find_or_make(platform, letter, subdomain, code, beside, now).await?;
     if account.code.as_str() != code {
         return Err(ProveError::NotACanary { subdomain: subdomain.to_owned() });
     }
@@ -93,6 +123,7 @@ async fn find_or_make(
     letter: &str,
     subdomain: &str,
     code: &str,
+    beside: Option<DatabaseId>,
     now: DateTime<Utc>,
 ) -> Result<TenantAccount, ProveError> {
     let label: Subdomain = subdomain.parse().expect("a canary's label is one");
@@ -106,6 +137,11 @@ async fn find_or_make(
     if let Some(account) = platform.tenants().find_by_subdomain(&label).await? {
         return Ok(account);
     }
+    let databases = beside.map(|shared| Beside { databases: tenancy.databases, shared });
+    let tenancy = match &databases {
+        Some(beside) => Tenancy { databases: beside, ..tenancy },
+        None => tenancy,
+    };
     let id = Uuid::now_v7();
     let draft = TenantDraft {
         name: format!(

@@ -23,8 +23,8 @@ const SUITE: &str = "databases";
 /// Attacks every database that the registry knows; and, on a database that is made for it and dropped, the
 /// same without each guard.
 ///
-/// Where many live, one canary attacks the other. Where one lives, somebody made up attacks them: only reading
-/// and what is rolled back.
+/// Where the canaries live, one attacks the other. In a shared database that they do not live in and in a tenant's
+/// own, somebody made up attacks a tenant that lives there: only reading and what is rolled back.
 pub(super) async fn run(
     platform: &Platform,
     attacker: TenantId,
@@ -32,17 +32,22 @@ pub(super) async fn run(
 ) -> Result<Found, ProveError> {
     let Found { mut proof, mut attacked, mut left_out } = Found::default();
     let mut scratch = false;
-    let home = platform.directory().find_placement(victim).await?;
+    let directory = platform.directory();
+    let mut homes = Vec::new();
+    for canary in [attacker, victim] {
+        homes.push(directory.find_placement(canary).await?.map(|located| located.placement.database()));
+    }
     for database in platform.registry().list_databases().await? {
+        let at_home = homes.iter().all(|home| *home == Some(database.id));
+        let nobody = || TenantId::from_uuid(Uuid::now_v7());
         let (attacker, victim) = match database.kind {
             DatabaseKind::Registry => continue,
-            // The canaries live in one shared database; in another there is nobody whose rows may be attacked.
-            DatabaseKind::Shared if home.is_some_and(|home| home.placement.database() != database.id) => {
-                proof.push(not_carried_out(&database, "the canaries live in another shared database"));
-                continue;
+            DatabaseKind::Shared if at_home => (attacker, victim),
+            DatabaseKind::Shared => {
+                let lives_there = platform.registry().find_tenant_in(database.id).await?;
+                (nobody(), lives_there.unwrap_or_else(nobody))
             }
-            DatabaseKind::Shared => (attacker, victim),
-            DatabaseKind::Dedicated(owner) => (TenantId::from_uuid(Uuid::now_v7()), owner),
+            DatabaseKind::Dedicated(owner) => (nobody(), owner),
         };
         let (Some(app), Some(migrator)) = (
             login(platform, database.id, LoginRole::App).await?,
@@ -64,27 +69,28 @@ pub(super) async fn run(
             }
         }
         let attack = DatabaseProof::new(app.clone(), attacker, victim).owner(migrator.clone());
-        let attack = match database.kind {
-            DatabaseKind::Dedicated(_) => attack.while_in_use(),
-            DatabaseKind::Shared | DatabaseKind::Registry => attack,
-        };
+        let attack = if at_home { attack } else { attack.while_in_use() };
         let attacks = attack.run().await;
-        let attacks = match (database.kind, attacks) {
-            // Nobody seeds a customer's own database; a table that is empty there has nothing to reach.
-            (DatabaseKind::Dedicated(_), Ok(attacks)) => {
+        let attacks = match attacks {
+            // Nobody seeds what is customers' own; a table in which they have nothing has nothing to reach.
+            Ok(attacks) if !at_home => {
                 let (empty, tried): (Vec<Attack>, Vec<Attack>) =
                     attacks.attacks().iter().cloned().partition(wants_a_row);
                 left_out.extend(empty.iter().map(|attack| {
                     format!(
-                        "{}: {} in dedicated database {}: {}",
-                        attack.suite, attack.target, database.id, attack.attempt
+                        "{}: {} in {} database {}: {}",
+                        attack.suite,
+                        attack.target,
+                        database.kind.as_str(),
+                        database.id,
+                        attack.attempt
                     )
                 }));
                 let mut attacks = Proof::new();
                 attacks.extend(tried);
                 Ok(attacks)
             }
-            (_, attacks) => attacks,
+            attacks => attacks,
         };
         append(&mut proof, &database, "attacked as it is", attacks);
         // The scratch database is made beside a shared one, once.
@@ -93,6 +99,17 @@ pub(super) async fn run(
             let settings = ScratchSettings::new(migrator, app);
             append(&mut proof, &database, "a scratch database", controls(&settings, &OrchestraSample).await);
         }
+    }
+    if homes.windows(2).any(|two| two[0] != two[1]) {
+        proof.push(Attack {
+            suite: SUITE.to_owned(),
+            target: "the canaries".to_owned(),
+            attempt: "every attack of one on the other".to_owned(),
+            expectation: Expectation::Held,
+            outcome: Outcome::NotCarriedOut(
+                "they live in different databases; move one of them to the other's".to_owned(),
+            ),
+        });
     }
     Ok(Found { proof, attacked, left_out })
 }
@@ -103,7 +120,7 @@ pub(super) struct Found {
     pub(super) proof: Proof,
     /// Which were attacked.
     pub(super) attacked: Vec<AttackedDatabase>,
-    /// Attacks on customers' own databases that found nothing to attack.
+    /// Attacks where no canary lives that found nothing to attack.
     pub(super) left_out: Vec<String>,
 }
 

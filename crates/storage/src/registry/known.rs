@@ -1,7 +1,7 @@
 //! Which databases the platform knows, and what runs there.
 
 use sqlx::Connection;
-use stagesub_tenancy::{DatabaseId, DirectoryError};
+use stagesub_tenancy::{DatabaseId, DirectoryError, TenantId};
 
 use super::{RegistryPools, corrupt, unavailable};
 use crate::marker::DatabaseKind;
@@ -46,6 +46,35 @@ impl RegistryPools {
                 Ok(KnownDatabase { id: DatabaseId::from_uuid(row.id), kind })
             })
             .collect()
+    }
+
+    /// Every shared database that is ready, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Unavailable`].
+    pub async fn list_shared(&self) -> Result<Vec<DatabaseId>, DirectoryError> {
+        let ids = sqlx::query_scalar!(
+            "SELECT id FROM registry.databases WHERE kind = 'shared' AND status = 'ready' ORDER BY id"
+        )
+        .fetch_all(&self.control)
+        .await
+        .map_err(unavailable)?;
+        Ok(ids.into_iter().map(DatabaseId::from_uuid).collect())
+    }
+
+    /// A tenant that is placed in a database, if one is: the same as long as it stays there.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Unavailable`].
+    pub async fn find_tenant_in(&self, database: DatabaseId) -> Result<Option<TenantId>, DirectoryError> {
+        let tenant = sqlx::query_scalar!(
+            "SELECT tenant_id FROM registry.directory WHERE database_id = $1 ORDER BY tenant_id LIMIT 1",
+            database.as_uuid()
+        )
+        .fetch_optional(&self.control)
+        .await
+        .map_err(unavailable)?;
+        Ok(tenant.map(TenantId::from_uuid))
     }
 
     /// Version of the registry's server.
