@@ -97,6 +97,10 @@ const TABLE: &[Row] = &[
     ("POST",   "/api/v1/platform/moves/{id}/back",      Apex,    [401, 401, 401, 401, 401, 200]),
     ("POST",   "/api/v1/platform/moves/{id}/finish",    Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/moves/{id}/events",    Apex,    [401, 401, 401, 401, 401, 200]),
+    ("GET",    "/api/v1/platform/databases",            Apex,    [401, 401, 401, 401, 401, 200]),
+    ("POST",   "/api/v1/platform/databases",            Apex,    [401, 401, 401, 401, 401, 200]),
+    ("GET",    "/api/v1/platform/databases/{id}",       Apex,    [401, 401, 401, 401, 401, 200]),
+    ("POST",   "/api/v1/platform/databases/{id}/check", Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/usage",                Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/users",                Apex,    [401, 401, 401, 401, 401, 200]),
     ("GET",    "/api/v1/platform/users/{id}",           Apex,    [401, 401, 401, 401, 401, 200]),
@@ -154,6 +158,11 @@ impl Stage {
         let id = match path {
             _ if path.starts_with("/api/v1/platform/moves/") => self.a_move(path).await,
             _ if path.starts_with("/api/v1/platform/tenants/") => self.spare.tenant_text().to_owned(),
+            _ if path.starts_with("/api/v1/platform/databases/") => {
+                let all = self.platform.superadmin().await.list_all("/api/v1/platform/databases").await;
+                let shared = all.iter().find(|one| one["kind"] == "shared").expect("a shared one");
+                shared["id"].as_str().expect("an id").to_owned()
+            }
             _ if path.starts_with("/api/v1/platform/users/") => self.made("users").await,
             _ if path.contains("{id}") => {
                 let resource = path.split('/').nth(3).expect("a resource");
@@ -237,6 +246,9 @@ impl Stage {
                 "admin": { "email": email, "firstName": word, "lastName": "Ek" },
             }),
             ("POST", "/api/v1/platform/tenants/{id}/moves") => json!({ "to": "dedicated" }),
+            ("POST", "/api/v1/platform/databases") => {
+                json!({ "name": format!("stagesub_test_run{}_{word}", std::process::id()) })
+            }
             ("PATCH", "/api/v1/users/{id}") => json!({ "role": "viewer" }),
             ("PATCH", "/api/v1/platform/users/{id}") => json!({ "isActive": true }),
             ("PATCH", _) => json!({}),

@@ -5,6 +5,7 @@ mod authorization;
 mod cli;
 mod coherence;
 mod crash;
+mod databases;
 mod doctor;
 mod embedded;
 mod fairness;

@@ -9,6 +9,7 @@ mod mover;
 mod operation;
 mod pair;
 mod plan;
+mod preflight;
 mod registry;
 mod stream;
 mod streamed;

@@ -87,13 +87,23 @@ impl Server {
     }
 }
 
-async fn connect(target: &ConnectionTarget) -> PgConnection {
+pub(crate) async fn connect(target: &ConnectionTarget) -> PgConnection {
     PgConnection::connect_with(&target.to_connect_options()).await.unwrap()
 }
 
 /// The SQLSTATE of a statement that has to fail.
-async fn refusal(target: &ConnectionTarget, sql: &str) -> String {
+pub(crate) async fn refusal(target: &ConnectionTarget, sql: &str) -> String {
     let mut conn = connect(target).await;
     let error = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut conn).await.unwrap_err();
     error.as_database_error().and_then(|error| error.code().map(Into::into)).unwrap()
+}
+
+/// When things happen here.
+pub(crate) fn now() -> chrono::DateTime<chrono::Utc> {
+    adapters::now()
+}
+
+/// An entry of the platform's log, as use cases write them.
+pub(crate) fn audit_entry() -> stagesub_domain::audit::AuditEntry {
+    adapters::entry(stagesub_domain::audit::AuditAction::Create)
 }

@@ -22,6 +22,7 @@ use stagesub_server::jobs::changes::Follow;
 use stagesub_server::routes::build_router;
 use stagesub_server::state::AppState;
 use stagesub_server::wiring::Platform;
+use stagesub_storage::databases::AllowedHosts;
 use stagesub_storage::doctor::Expectations;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::{Addressed, HostPolicy, TenantId, TenantScope};
@@ -450,6 +451,7 @@ pub(crate) fn settings(registry: &ConnectionTarget, pools: PoolSizes, bounds: Bo
         shares: PoolShares::default(),
         one_message_reads: true,
         expected: Expectations::default(),
+        allowed: AllowedHosts::default(),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::wiring::Platform;
 
 pub mod adopt;
 pub mod args;
+pub mod database;
 pub mod demo;
 pub mod doctor;
 pub mod keys;
@@ -38,8 +39,8 @@ pub mod usage;
 pub mod user;
 
 use args::{
-    AdoptArgs, DemoArgs, DoctorArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs, ServeArgs,
-    TenantCommand, UsageArgs, UserCommand,
+    AdoptArgs, DatabaseCommand, DemoArgs, DoctorArgs, KeysCommand, MigrateArgs, PlatformArgs, ProveArgs,
+    ServeArgs, TenantCommand, UsageArgs, UserCommand,
 };
 use move_args::MoveCommand;
 
@@ -76,6 +77,9 @@ pub enum Command {
     /// Orchestras.
     #[command(subcommand)]
     Tenant(TenantCommand),
+    /// Databases that orchestras are kept in.
+    #[command(subcommand)]
+    Database(DatabaseCommand),
     /// People.
     #[command(subcommand)]
     User(UserCommand),
@@ -215,6 +219,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Doctor(arguments) => doctor::run(arguments, &raw).await,
             Command::Adopt(arguments) => adopt::run(arguments, &raw).await,
             Command::Tenant(command) => tenant::run(command, &raw).await,
+            Command::Database(command) => database::run(command, &raw).await,
             Command::User(command) => user::run(command, &raw).await,
             Command::Move(command) => Box::pin(move_command::run(command, &raw)).await,
             Command::Usage(arguments) => usage::run(arguments, &raw).await,
@@ -279,6 +284,12 @@ mod tests {
             "stagesub adopt --schema billing --reference-table a --reference-table b --tenant-column customer_id \
              --tenant 018f0000-0000-7000-8000-000000000001 --trusted-role reporting --apply --json",
             "stagesub tenant list --json",
+            "stagesub database add --beside --name second --json",
+            "stagesub database add --server-stdin --adopt-logins",
+            "stagesub database add --url-stdin --demo",
+            "stagesub database list --json",
+            "stagesub database check",
+            "stagesub database check 01a2157b-3482-76e3-a642-c78d9db61676 --json",
             "stagesub tenant show orch --json",
             "stagesub tenant suspend orch --json",
             "stagesub tenant resume orch --json",
@@ -330,6 +341,11 @@ mod tests {
             "stagesub dance",
             "stagesub demo --listen nowhere",
             "stagesub tenant create Orchestra",
+            "stagesub database add",
+            "stagesub database add --beside --server-stdin",
+            "stagesub database add --url-stdin --name second",
+            "stagesub database add --server-stdin postgres://u:p@h/d",
+            "stagesub database check second",
             "stagesub tenant create Orchestra --subdomain orch --subscription huge",
             "stagesub tenant create Orchestra --subdomain UPPER_CASE --subscription small",
             "stagesub tenant create Orchestra --subdomain orch --subscription small --admin-email a@b.example",

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use stagesub_storage::databases::{AllowedHosts, InvalidHosts};
 use stagesub_storage::doctor::Expectations;
 use stagesub_storage::migrate::{DatabaseTargets, MigrateOptions};
 use stagesub_storage::seal::KeyRing;
@@ -108,6 +109,8 @@ pub struct RawConfig {
     pub stagesub_data_schemas: Option<String>,
     /// `STAGESUB_REFERENCE_TABLES`
     pub stagesub_reference_tables: Option<String>,
+    /// `STAGESUB_DATABASE_HOSTS`
+    pub stagesub_database_hosts: Option<String>,
     /// `STAGESUB_TRUSTED_ROLES`
     pub stagesub_trusted_roles: Option<String>,
     /// `STAGESUB_MOVES_AT_ONCE`
@@ -161,6 +164,7 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_ONE_MESSAGE_READS",
     "STAGESUB_DATA_SCHEMAS",
     "STAGESUB_REFERENCE_TABLES",
+    "STAGESUB_DATABASE_HOSTS",
     "STAGESUB_TRUSTED_ROLES",
     "STAGESUB_MOVES_AT_ONCE",
     "STAGESUB_MOVES_KEPT",
@@ -368,6 +372,8 @@ pub struct DatabaseSettings {
     pub one_message_reads: bool,
     /// What the databases hold on purpose.
     pub expected: Expectations,
+    /// Which servers may be named for databases of tenants.
+    pub allowed: AllowedHosts,
 }
 
 impl DatabaseSettings {
@@ -386,8 +392,17 @@ impl DatabaseSettings {
             shares: PoolShares::from_raw(raw)?,
             one_message_reads: one_message_reads(raw)?,
             expected: expectations(raw)?,
+            allowed: database_hosts(raw)?,
         })
     }
+}
+
+/// Which servers may be named: none, where nothing is said.
+pub fn database_hosts(raw: &RawConfig) -> Result<AllowedHosts, ConfigError> {
+    let parse = |text: &str| {
+        text.parse().map_err(|source: InvalidHosts| ConfigError::malformed("STAGESUB_DATABASE_HOSTS", source))
+    };
+    raw.stagesub_database_hosts.as_deref().map_or_else(|| Ok(AllowedHosts::default()), parse)
 }
 
 /// What `migrate` needs beside: administrators' logins, which are used once and never stored.

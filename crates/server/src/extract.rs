@@ -4,4 +4,6 @@ pub mod caller;
 pub mod input;
 
 pub use caller::{AnyCaller, PlatformCaller, RequestHost, RequestOrigin, TenantCaller};
-pub use input::{Body, IdPath, MovePath, NoParams, Params, PersonPath, TenantPath, parse_id, render_id};
+pub use input::{
+    Body, DatabasePath, IdPath, MovePath, NoParams, Params, PersonPath, TenantPath, parse_id, render_id,
+};

@@ -6,6 +6,7 @@ pub mod import;
 pub mod instruments;
 pub mod list;
 pub mod musicians;
+pub mod platform_databases;
 pub mod platform_moves;
 pub mod platform_tenants;
 pub mod platform_usage;

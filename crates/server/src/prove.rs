@@ -29,6 +29,7 @@ use stagesub_domain::role::Role;
 use stagesub_storage::logins::LoginRole;
 use stagesub_storage::marker::DatabaseKind;
 use stagesub_storage::registry::PlatformLock;
+use stagesub_tenancy::DatabaseId;
 use stagesub_tenancy::clock::Clock;
 use stagesub_tenancy::prove::http::{Guard, InProcess, Plan, Site, Target, prove_isolation, see_it_fail};
 use tokio_util::sync::CancellationToken;
@@ -209,7 +210,8 @@ async fn attack(
     for (canary, people) in canaries.iter().zip(&people) {
         sites.push(stage.tenant(canary, people).await?);
     }
-    let platform_site = stage.platform(c, &people[2], &operator).await?;
+    let shared = platform.registry().list_shared().await?.first().copied().ok_or(ProveError::NoShared)?;
+    let platform_site = stage.platform(c, &people[2], &operator, shared).await?;
     let [site_a, site_b, site_c]: [Site; 3] =
         sites.try_into().unwrap_or_else(|_| unreachable!("three canaries make three sites"));
     canaries::suspend(platform, c, SystemClock.now()).await?;
@@ -309,14 +311,22 @@ impl Stage<'_> {
         Ok(site)
     }
 
-    /// The platform's own host as a site; what it has is the third canary.
-    async fn platform(&self, canary: &Canary, people: &People, operator: &str) -> Result<Site, ProveError> {
+    /// The platform's own host as a site; what it has is the third canary and a database.
+    async fn platform(
+        &self,
+        canary: &Canary,
+        people: &People,
+        operator: &str,
+        database: DatabaseId,
+    ) -> Result<Site, ProveError> {
         let token = self.sign_in(self.app_domain, operator).await?;
         Ok(Site::new("the platform", self.app_domain)
             .canary(&canary.marker)
             .value("canary", &canary.marker)
             .value("tenant", canary.id.to_string())
             .absent("tenant", Uuid::now_v7().to_string())
+            .value("database", database.to_string())
+            .absent("database", Uuid::now_v7().to_string())
             .value("subdomain", &canary.subdomain)
             .value("code", &canary.code)
             .value("member", people.spare.to_string())

@@ -18,8 +18,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::handlers::{
-    auth, health, import, instruments, musicians, platform_moves, platform_tenants, platform_usage,
-    platform_users, positions, projects, tenant, users,
+    auth, health, import, instruments, musicians, platform_databases, platform_moves, platform_tenants,
+    platform_usage, platform_users, positions, projects, tenant, users,
 };
 use crate::openapi::ApiDoc;
 use crate::problem::{self, Problem};
@@ -68,6 +68,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(platform_moves::back))
         .routes(routes!(platform_moves::finish))
         .routes(routes!(platform_moves::events::watch))
+        .routes(routes!(platform_databases::list, platform_databases::add))
+        .routes(routes!(platform_databases::show))
+        .routes(routes!(platform_databases::check))
         .routes(routes!(platform_usage::list))
         .routes(routes!(platform_users::list))
         .routes(routes!(platform_users::show, platform_users::change))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use stagesub_auth::{Authenticator, LoginService, PasswordHasher};
+use stagesub_domain::ports::databases::PlatformDatabases;
 use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
 use stagesub_domain::ports::{HotLists, MoveDesk, Units};
 use stagesub_domain::service::moves::Moving;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub people: Arc<dyn PersonRegistry>,
     /// Databases for new tenants.
     pub databases: Arc<dyn TenantDatabases>,
+    /// The platform's databases, for its administrators.
+    pub platform_databases: Arc<dyn PlatformDatabases>,
     /// Drops this node's cached answers about a tenant.
     pub invalidate: Invalidate,
     /// Tells requests with a key from each other.

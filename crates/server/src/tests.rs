@@ -21,6 +21,7 @@ use stagesub_domain::instrument::Instrument;
 use stagesub_domain::musician::Musician;
 use stagesub_domain::page::{Page, Paged};
 use stagesub_domain::ports::audit::MockAuditLog;
+use stagesub_domain::ports::databases::MockPlatformDatabases;
 use stagesub_domain::ports::hot_lists::MockHotLists;
 use stagesub_domain::ports::musicians::MockMusicianRepository;
 use stagesub_domain::ports::quotas::{MockQuotaRepository, Quota};
@@ -155,6 +156,7 @@ fn parts_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> P
         tenants: Arc::new(tenants),
         people: Arc::new(MockPersonRegistry::new()),
         databases: Arc::new(MockTenantDatabases::new()),
+        platform_databases: Arc::new(MockPlatformDatabases::new()),
         invalidate: Arc::new(|_| {}),
         fingerprints: Fingerprints::new(&SecretString::from("a secret of the tests")),
         keys: KeyTurns::new(std::time::Duration::from_secs(5)),

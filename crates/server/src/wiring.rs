@@ -13,6 +13,7 @@ use stagesub_auth::{
     PasswordHasher, WeakSecret,
 };
 use stagesub_domain::actor::Actor;
+use stagesub_domain::ports::databases::PlatformDatabases;
 use stagesub_domain::ports::registry::{PersonRegistry, TenantDatabases, TenantRegistry};
 use stagesub_domain::ports::{HotLists, Units};
 use stagesub_domain::service::moves::Moving;
@@ -31,6 +32,7 @@ use stagesub_storage::registry::credentials::{PgAuthorityStore, PgCredentialStor
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_storage::registry::nodes::PgNodeRegistry;
 use stagesub_storage::registry::people::PgPersonRegistry;
+use stagesub_storage::registry::platform_databases::PgPlatformDatabases;
 use stagesub_storage::registry::shared::check_shared;
 use stagesub_storage::registry::tenant_databases::PgTenantDatabases;
 use stagesub_storage::registry::tenants::PgTenantRegistry;
@@ -42,8 +44,8 @@ use stagesub_storage::unit::PgUnitOfWorkFactory;
 use stagesub_tenancy::nodes::{Membership, Sharing, Uses};
 use stagesub_tenancy::{
     CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, DirectoryError, HostPolicy,
-    NodeId, NodeRegistry, PoolFactory, PoolSettings, PoolTarget, Resolver, Router, TenantDirectory, TenantId,
-    UsageLedger, UsageMeter, UsageSink,
+    NodeId, NodeRegistry, OpenError, PoolFactory, PoolSettings, PoolTarget, Resolver, Router,
+    TenantDirectory, TenantId, UsageLedger, UsageMeter, UsageSink,
 };
 use uuid::Uuid;
 
@@ -80,6 +82,7 @@ pub struct Platform {
     tenants: Arc<dyn TenantRegistry>,
     people: Arc<dyn PersonRegistry>,
     databases: Arc<dyn TenantDatabases>,
+    known_databases: Arc<dyn PlatformDatabases>,
     credentials: Arc<dyn CredentialStore>,
     passwords: Arc<PasswordHasher>,
     invalidate: Invalidate,
@@ -109,7 +112,8 @@ impl Platform {
         let passwords = Arc::new(PasswordHasher::new(HasherSettings::default())?);
         let stored: Arc<dyn TenantDirectory> = Arc::new(PgTenantDirectory::new(registry.clone()));
         let directory = CachedDirectory::new(stored, CacheSettings::default());
-        let logins = Arc::new(PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys)));
+        let logins = PgDatabaseLogins::new(registry.clone(), Arc::clone(&keys));
+        let logins = Arc::new(logins.naming(databases.allowed.clone()));
         let remembered = RememberedLogins::new((*logins).clone(), REMEMBERED);
         let factory = Arc::new(LeanPoolFactory::new(Arc::new(remembered), pooled));
         let cached: Arc<dyn TenantDirectory> = Arc::new(directory.clone());
@@ -133,7 +137,16 @@ impl Platform {
             )),
             tenants: Arc::new(PgTenantRegistry::new(registry.clone())),
             people: Arc::new(PgPersonRegistry::new(registry.clone())),
-            databases: Arc::new(PgTenantDatabases::new(registry.clone(), Arc::clone(&keys))),
+            databases: Arc::new(
+                PgTenantDatabases::new(registry.clone(), Arc::clone(&keys))
+                    .naming(databases.allowed.clone(), databases.expected.clone()),
+            ),
+            known_databases: Arc::new(PgPlatformDatabases::new(
+                registry.clone(),
+                Arc::clone(&keys),
+                databases.allowed,
+                databases.expected.clone(),
+            )),
             credentials: Arc::new(PgCredentialStore::new(registry.clone())),
             authority,
             invalidate: Arc::new(move |tenant: TenantId| invalidated.invalidate(tenant)),
@@ -180,6 +193,12 @@ impl Platform {
     #[must_use]
     pub fn tenants(&self) -> &Arc<dyn TenantRegistry> {
         &self.tenants
+    }
+
+    /// The platform's databases, for its administrators.
+    #[must_use]
+    pub fn databases(&self) -> &Arc<dyn PlatformDatabases> {
+        &self.known_databases
     }
 
     /// People in the registry.
@@ -285,6 +304,7 @@ impl Platform {
             tenants: Arc::clone(&self.tenants),
             people: Arc::clone(&self.people),
             databases: Arc::clone(&self.databases),
+            platform_databases: Arc::clone(&self.known_databases),
             invalidate: Arc::clone(&self.invalidate),
             fingerprints: Fingerprints::new(&serving.jwt_secret),
             // As long as the database would be waited for.
@@ -292,7 +312,6 @@ impl Platform {
             invalidate_person: Arc::clone(&self.invalidate_person),
             readiness: Arc::new(Remembered::new(DatabasesAnswer {
                 registry: self.registry.clone(),
-                databases: Arc::clone(&self.databases),
                 factory: Arc::clone(&self.factory),
             })),
             clock: Arc::new(SystemClock),
@@ -510,7 +529,6 @@ fn pool_settings(sizes: PoolSizes) -> PoolSettings {
 /// concerns its own tenant, and a node must not leave the others for it.
 struct DatabasesAnswer {
     registry: RegistryPools,
-    databases: Arc<dyn TenantDatabases>,
     factory: Arc<LeanPoolFactory>,
 }
 
@@ -519,11 +537,22 @@ impl Readiness for DatabasesAnswer {
     async fn check(&self) -> Result<(), NotReady> {
         bounded("the registry", async { Ok(self.registry.ping().await?) }).await?;
         bounded("the shared database", async {
-            let shared = self.databases.choose_shared().await?;
-            // Opening reads the database's marker over a connection of its own, so a pool that is fully lent
-            // does not make a busy node look like a broken one.
-            let pool = self.factory.open(&PoolTarget::Shared(shared)).await?;
-            self.factory.close(pool).await;
+            let shared = self.registry.list_shared().await?;
+            // Of several any one will do: those who live in another are served by this node as by every other.
+            let asked = shared.into_iter().map(|shared| {
+                Box::pin(async move {
+                    // Opening reads the database's marker over a connection of its own, so a pool that is fully lent
+                    // does not make a busy node look like a broken one.
+                    let pool = self.factory.open(&PoolTarget::Shared(shared)).await?;
+                    self.factory.close(pool).await;
+                    Ok::<(), OpenError>(())
+                })
+            });
+            let asked: Vec<_> = asked.collect();
+            if asked.is_empty() {
+                return Err(MigrateError::NoShared.into());
+            }
+            futures::future::select_ok(asked).await?;
             Ok(())
         })
         .await

@@ -9,6 +9,7 @@ use stagesub_domain::role::Role;
 use stagesub_domain::subscription::Tier;
 use stagesub_tenancy::usage::UsageBy;
 use stagesub_tenancy::{Subdomain, TenantCode, TenantId};
+use uuid::Uuid;
 
 use crate::handlers::platform_usage::{DEFAULT_HOURS, DEFAULT_LIMIT, MAX_HOURS, MAX_LIMIT};
 use crate::prove::signing::PublicKey;
@@ -241,6 +242,63 @@ impl std::fmt::Display for TenantName {
             Self::Subdomain(subdomain) => subdomain.fmt(f),
         }
     }
+}
+
+/// `stagesub database ...`
+#[derive(Debug, Subcommand)]
+pub enum DatabaseCommand {
+    /// Add a shared database: beside the first one, on another server, or one that is there and empty.
+    Add(DatabaseAddArgs),
+    /// List the platform's databases.
+    List(DatabaseListArgs),
+    /// Look at databases: whether they can be reached, keep orchestras apart, and let them move. Exit code 1: one is
+    /// unsound.
+    Check(DatabaseCheckArgs),
+}
+
+/// `stagesub database add`
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("place").required(true)))]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub struct DatabaseAddArgs {
+    /// On the server of the first shared database.
+    #[arg(long, group = "place")]
+    pub beside: bool,
+    /// On another server: read its connection string from stdin's first line, of a login that may make databases and
+    /// roles. It is used now and never kept.
+    #[arg(long, group = "place")]
+    pub server_stdin: bool,
+    /// In a database that is there and empty: read its connection string from stdin's first line, of the login that owns
+    /// it and may make roles. It is used now and never kept.
+    #[arg(long, group = "place", conflicts_with = "name")]
+    pub url_stdin: bool,
+    /// What it is to be called [default: `stagesub_shared`].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Take the platform's logins over from another installation on that server, which then stops working.
+    #[arg(long)]
+    pub adopt_logins: bool,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub database list`
+#[derive(Debug, Args)]
+pub struct DatabaseListArgs {
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stagesub database check`
+#[derive(Debug, Args)]
+pub struct DatabaseCheckArgs {
+    /// Its id [default: every shared one].
+    pub id: Option<Uuid>,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `stagesub user ...`

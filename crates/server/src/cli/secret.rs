@@ -1,4 +1,4 @@
-//! Passwords on the command line: read from stdin or made, never an argument.
+//! Passwords and connection strings on the command line: read from stdin or made, never an argument.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 
@@ -9,7 +9,7 @@ use stagesub_domain::error::UseCaseError;
 use super::Failure;
 use crate::passphrase;
 
-/// Longest line that is read, in bytes; a longer one is no password.
+/// Longest line that is read, in bytes; a longer one is no secret of ours.
 const MAX_LINE_BYTES: u64 = 4096;
 
 /// A password and whether the person who asked has to be told it.
@@ -53,7 +53,7 @@ pub fn obtain(from_stdin: bool, generate: bool) -> Result<Password, Failure> {
              one made",
         ));
     }
-    read_line(stdin.lock()).map(Password::Given)
+    read_line(stdin.lock(), "password").map(Password::Given)
 }
 
 /// Checks a password against the rules and hashes it.
@@ -63,28 +63,21 @@ pub async fn hash(hasher: &PasswordHasher, password: &Password, email: &str) -> 
     Ok(hash.expose_secret().to_owned())
 }
 
-/// Reads a connection string from stdin's first line. It may hold a password, so it is no argument.
+/// Reads a connection string from stdin's first line.
 pub fn connection_string() -> Result<SecretString, Failure> {
-    let mut line = String::new();
-    io::stdin().lock().take(MAX_LINE_BYTES).read_line(&mut line).map_err(|error| {
-        Failure::new(format!("the connection string could not be read from stdin: {error}"))
-    })?;
-    match line.trim() {
-        "" => Err(Failure::new("stdin's first line is empty, so there is no connection string")),
-        text => Ok(SecretString::from(text)),
-    }
+    read_line(io::stdin().lock(), "connection string")
 }
 
-fn read_line(input: impl BufRead) -> Result<SecretString, Failure> {
+fn read_line(input: impl BufRead, what: &str) -> Result<SecretString, Failure> {
     let mut line = String::new();
     input
         .take(MAX_LINE_BYTES)
         .read_line(&mut line)
-        .map_err(|error| Failure::new(format!("the password could not be read from stdin: {error}")))?;
+        .map_err(|error| Failure::new(format!("the {what} could not be read from stdin: {error}")))?;
     let password = line.strip_suffix('\n').unwrap_or(&line);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() {
-        return Err(Failure::new("stdin's first line is empty, so there is no password"));
+        return Err(Failure::new(format!("stdin's first line is empty, so there is no {what}")));
     }
     Ok(SecretString::from(password))
 }
@@ -96,14 +89,14 @@ mod tests {
     #[test]
     fn the_first_line_is_the_password_without_its_end() {
         for text in ["two words\nmore", "two words\r\n", "two words"] {
-            assert_eq!(read_line(text.as_bytes()).unwrap().expose_secret(), "two words");
+            assert_eq!(read_line(text.as_bytes(), "password").unwrap().expose_secret(), "two words");
         }
     }
 
     #[test]
     fn an_empty_line_is_no_password() {
-        assert_eq!(read_line(&b"\n"[..]).unwrap_err().code(), 1);
-        assert_eq!(read_line(&b""[..]).unwrap_err().code(), 1);
+        assert_eq!(read_line(&b"\n"[..], "password").unwrap_err().code(), 1);
+        assert_eq!(read_line(&b""[..], "password").unwrap_err().code(), 1);
     }
 
     #[test]

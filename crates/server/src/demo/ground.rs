@@ -18,7 +18,7 @@ use super::report::APP_DOMAIN;
 use super::secrets::Secrets;
 use crate::config::{
     Bounds, ConfigError, ConnectionSettings, DatabaseSettings, LimitSettings, MigrateSettings, MoveSettings,
-    PoolShares, RawConfig, ServingSettings, SuperadminSettings, expectations, metrics_listen,
+    PoolShares, RawConfig, ServingSettings, SuperadminSettings, database_hosts, expectations, metrics_listen,
     one_message_reads, pool_sizes,
 };
 use crate::jobs::changes::Follow;
@@ -78,6 +78,7 @@ impl Ground {
                     shares: PoolShares::from_raw(raw)?,
                     one_message_reads: one_message_reads(raw)?,
                     expected: expectations(raw)?,
+                    allowed: database_hosts(raw)?,
                 },
                 registry_admin: cluster.admin().clone(),
                 shared_admin: None,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo, ProjectNo};
 use stagesub_id_gen::{DisplayId, Kind};
 use stagesub_tenancy::moves::MoveId;
-use stagesub_tenancy::{TenantId, TenantScope};
+use stagesub_tenancy::{DatabaseId, TenantId, TenantScope};
 use uuid::Uuid;
 
 use crate::problem::Problem;
@@ -198,6 +198,20 @@ impl<S: Send + Sync> FromRequestParts<S> for MovePath {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
         let Path(text) = path.map_err(|_| Problem::not_found())?;
         text.parse().map(|id| Self(MoveId::from_uuid(id))).map_err(|_| Problem::not_found())
+    }
+}
+
+/// The id of a database in the path; anything malformed names none.
+#[derive(Debug)]
+pub struct DatabasePath(pub DatabaseId);
+
+impl<S: Send + Sync> FromRequestParts<S> for DatabasePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let path: Result<Path<Uuid>, PathRejection> = Path::from_request_parts(parts, state).await;
+        let Path(id) = path.map_err(|_| Problem::not_found())?;
+        Ok(Self(DatabaseId::from_uuid(id)))
     }
 }
 

@@ -56,7 +56,8 @@ pub fn operations() -> Vec<(Method, String, String)> {
 }
 
 /// What is read and has nothing of a canary's. Figures are there when a node has added them; moves when there are some.
-const SHOW_NO_CANARY: [&str; 4] = ["me", "list_usage", "list_moves", "list_tenant_moves"];
+const SHOW_NO_CANARY: [&str; 6] =
+    ["me", "list_usage", "list_moves", "list_tenant_moves", "list_databases", "show_database"];
 
 fn of_operation(method: &Method, path: &str, name: &str) -> Vec<Route> {
     let row = authority().iter().find(|row| row.method == *method && row.path == path);
@@ -161,7 +162,7 @@ fn sound(operation: &str) -> Option<Sound> {
     use Sent::{Csv, Json};
     Some(match operation {
         "login" => Sound::with(Json(r#"{"email": "{login_email}", "password": "{login_password}"}"#)),
-        "me" | "show_tenant" | "list_usage" | "list_moves" => Sound::plain(),
+        "me" | "show_tenant" | "list_usage" | "list_moves" | "list_databases" => Sound::plain(),
         // To a database that there is not: it is told so, and nothing is begun.
         "start_move" => {
             let body = r#"{"to": "shared", "database": "00000000-0000-0000-0000-000000000000", "dryRun": true}"#;
@@ -215,6 +216,11 @@ fn sound(operation: &str) -> Option<Sound> {
         ))
         .taken(),
         "show_platform_tenant" | "suspend_tenant" | "resume_tenant" => Sound::plain().of("tenant"),
+        "show_database" | "check_database" => Sound::plain().of("database"),
+        // No name of a machine ends so: it is refused before anything is connected to.
+        "add_database" => {
+            Sound::with(Json(r#"{"server": "postgres://canary@canary.stagesub.invalid/canary"}"#)).taken()
+        }
         "change_tenant" => Sound::with(Json("{}")).of("tenant"),
         "change_person" => Sound::with(Json("{}")).of("member"),
         _ => return None,

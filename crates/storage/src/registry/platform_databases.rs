@@ -63,8 +63,8 @@ impl PgPlatformDatabases {
     #[must_use]
     pub fn new(registry: RegistryPools, keys: Keys, allowed: AllowedHosts, expected: Expectations) -> Self {
         Self {
-            shared: SharedDatabases::new(registry.clone(), keys.clone(), allowed, expected.clone()),
-            logins: PgDatabaseLogins::new(registry.clone(), keys),
+            logins: PgDatabaseLogins::new(registry.clone(), keys.clone()).naming(allowed.clone()),
+            shared: SharedDatabases::new(registry.clone(), keys, allowed, expected.clone()),
             registry,
             expected,
         }
@@ -117,9 +117,11 @@ impl PgPlatformDatabases {
 
     /// Asks each server once how large the databases are. One that does not answer is passed over.
     async fn measured(&self, rows: Vec<Row>) -> Result<Vec<DatabaseRecord>, StoreError> {
-        let mut servers: BTreeMap<&str, Vec<&DatabaseRecord>> = BTreeMap::new();
+        // No login of the platform may connect to both a registry and a database of tenants.
+        let mut servers: BTreeMap<(&str, bool), Vec<&DatabaseRecord>> = BTreeMap::new();
         for row in rows.iter().filter(|row| row.record.is_ready) {
-            servers.entry(&row.server_identifier).or_default().push(&row.record);
+            let group = (row.server_identifier.as_str(), row.record.holds == Holds::Registry);
+            servers.entry(group).or_default().push(&row.record);
         }
         let asked = servers.into_values().map(|databases| async move {
             timeout(SIZE_TIMEOUT, self.sizes(&databases)).await.ok().flatten().unwrap_or_default()
