@@ -330,7 +330,7 @@ impl Run<'_> {
         let adopt = self.options.adopt_logins;
         let (mut targets, mut later) = (Vec::new(), Vec::new());
         let mut tx = self.registry.conn.begin().await.map_err(during(doing))?;
-        logins::lock_server(&mut tx, place.server_identifier).await?;
+        logins::lock_server(&mut tx, "passwords", place.server_identifier).await?;
         logins::store_place(&mut tx, place).await?;
         let mut known = logins::known_passwords(&mut tx, self.keys, place.server_identifier, adopt).await?;
         for &role in roles::logins_of(place.kind) {

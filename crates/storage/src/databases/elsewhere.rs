@@ -114,6 +114,10 @@ impl Maker<'_> {
         }
         // Nothing was made until here.
         let mut partial = Vec::new();
+        // Roles are the server's, whichever of its databases a caller came by: one at a time changes them.
+        let doing = "waiting for another that sets this server up";
+        let mut turn = self.registry.begin_control().await.map_err(during(doing))?;
+        logins::lock_server(&mut turn, "roles", &server.facts.server_identifier).await?;
         if !matches!(named, Named::Ours(..)) {
             prepare_server(&mut server).await?;
             partial.extend(roles::set_attributes(&mut server.conn).await?);
@@ -126,6 +130,7 @@ impl Maker<'_> {
             address: &address,
         };
         let logins = self.store_logins(&mut server, &place).await?;
+        turn.commit().await.map_err(during(doing))?;
         let mut data = if let Named::Database(_) = named {
             server
         } else {
@@ -248,7 +253,7 @@ impl Maker<'_> {
         }
         let (mut targets, mut later): (Vec<_>, Vec<(LoginRole, SecretString)>) = (Vec::new(), Vec::new());
         let mut tx = self.registry.begin_control().await.map_err(during(doing))?;
-        logins::lock_server(&mut tx, place.server_identifier).await?;
+        logins::lock_server(&mut tx, "passwords", place.server_identifier).await?;
         logins::store_place(&mut tx, place).await?;
         let adopt = self.adopt_logins;
         let mut known = logins::known_passwords(&mut tx, self.keys, place.server_identifier, adopt).await?;

@@ -108,19 +108,18 @@ pub(crate) async fn known_passwords(
     Ok(known)
 }
 
-/// Lets one caller at a time give the logins of a server their passwords, until the transaction ends: two who make
-/// databases on a new server at once agree on what the passwords are.
+/// Lets one caller at a time do this to a server's logins, until the transaction ends: two who make databases on a new
+/// server at once agree on what the passwords are.
 pub(crate) async fn lock_server(
     conn: &mut PgConnection,
+    what: &str,
     server_identifier: &str,
 ) -> Result<(), MigrateError> {
-    sqlx::query!(
-        "SELECT pg_advisory_xact_lock(hashtextextended('logins of server ' || $1::text, 0))",
-        server_identifier
-    )
-    .execute(conn)
-    .await
-    .map_err(during("waiting for another that sets this server up"))?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(format!("stagesub {what} of {server_identifier}"))
+        .execute(conn)
+        .await
+        .map_err(during("waiting for another that sets this server up"))?;
     Ok(())
 }
 

@@ -335,7 +335,7 @@ pub(super) async fn try_streaming(site: &Site, move_id: Uuid) -> Option<String> 
     match tried.await {
         Ok(()) => None,
         Err(StreamError::Unsupported(what)) => Some(format!(
-            "{database} cannot be streamed from over {what}: the replication session knows none; reach the server with sslmode=disable in a network of its own or by its socket, or move by the path `triggers`"
+            "{database} cannot be streamed from over {what}; reach the server by another address, or move by the path `triggers`"
         )),
         Err(error) => Some(format!(
             "{database} does not open a replication session for the mover ({}); let stagesub_mover in there directly, in pg_hba.conf and past any pooler",
