@@ -9,6 +9,7 @@
 //! - `proxy.rs` what stands between a pool and PostgreSQL, and cuts a connection at its COMMIT
 //! - `canary.rs` marks of tenants' rows
 //! - `program.rs` the program `stagesub` as its users run it
+//! - `serve.rs` that program serving
 //! - `data_path.rs` tenant transactions as the product has them, and with a guard removed; `storm.rs` owners of
 //!   such transactions who go away in the middle
 //! - `frozen.rs` server processes that stand still
@@ -35,6 +36,7 @@ pub mod orchestra;
 pub mod platform;
 pub mod program;
 pub mod proxy;
+pub mod serve;
 pub mod storm;
 
 pub use client::{Answer, Client};

@@ -9,6 +9,7 @@ use sqlx::{Connection, PgConnection};
 use stagesub_tenancy::{Access, TenantId};
 use stagesub_tests::database::{connect, run};
 use stagesub_tests::program;
+use stagesub_tests::serve::Server;
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
@@ -16,7 +17,6 @@ use crate::POOL;
 use crate::ledger::Ledger;
 use crate::process::Process;
 use crate::report::Report;
-use crate::servers::Server;
 use crate::stage::{House, Stage, count};
 
 /// Longest that what still goes on may take to end. Clean-ups take two seconds at most.

@@ -11,11 +11,11 @@ use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_tenancy::{PoolSettings, Router};
 use stagesub_tests::data_path::Db;
 use stagesub_tests::program;
+use stagesub_tests::serve::Server;
 use stagesub_tests::storm::{Guest, Seen, Storm, Weather};
 
 use crate::judge::rows;
 use crate::report::Report;
-use crate::servers::Server;
 use crate::stage::Stage;
 use crate::{Arguments, POOL, TASKS};
 

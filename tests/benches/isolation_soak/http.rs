@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use stagesub_tests::program;
+use stagesub_tests::serve::Server;
 use stagesub_tests::storm::{Seen, polled};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,7 +19,6 @@ use tokio::net::TcpStream;
 use crate::judge::{number, rows};
 use crate::ledger::Ledger;
 use crate::one_more;
-use crate::servers::Server;
 use crate::stage::{House, Stage};
 
 /// Longest that an answer may take.

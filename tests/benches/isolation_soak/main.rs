@@ -13,7 +13,6 @@ mod judge;
 mod ledger;
 mod process;
 mod report;
-mod servers;
 mod stage;
 
 use std::process::ExitCode;
@@ -23,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use stagesub_tests::program;
+use stagesub_tests::serve::Server;
 use stagesub_tests::storm::Seen;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -30,7 +30,6 @@ use crate::http::Web;
 use crate::ledger::Ledger;
 use crate::process::Process;
 use crate::report::Report;
-use crate::servers::Server;
 use crate::stage::Stage;
 
 /// Tenants, some of them with databases of their own.
@@ -75,17 +74,27 @@ async fn run(arguments: &Arguments) -> Report {
     let stage = Arc::new(Stage::build(arguments.seed).await);
     let mut report = Report::default();
     if !arguments.without_clean_up {
-        let servers = [Server::start(&stage).await, Server::start(&stage).await];
+        let servers = [serve(&stage).await, serve(&stage).await];
         eprintln!("{TENANTS} tenants and two servers after {} s", began.elapsed().as_secs());
         soak(arguments, &stage, &servers, &mut report).await;
         controls::foreign(&stage, &servers, &mut report).await;
         for server in servers {
-            server.stop(&mut report).await;
+            for wrong in server.stop().await {
+                report.surprise(wrong);
+            }
         }
     }
     controls::without_clean_up(&stage, arguments, &mut report).await;
     report.seconds = began.elapsed().as_secs();
     report
+}
+
+/// A server on the stage's databases, with as small pools as this process has.
+async fn serve(stage: &Stage) -> Server {
+    let pool = POOL.to_string();
+    let pools =
+        [("STAGESUB_SHARED_POOL_SIZE", pool.as_str()), ("STAGESUB_DEDICATED_POOL_SIZE", pool.as_str())];
+    Server::start(stage.platform.registry(), &pools).await
 }
 
 /// The operations, and what must be so afterwards.
