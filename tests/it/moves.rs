@@ -5,6 +5,7 @@ mod asked;
 mod copy;
 mod encrypted;
 mod fence;
+mod history;
 mod mover;
 mod operation;
 mod pair;

@@ -13,6 +13,7 @@
 //! - `data_path.rs` tenant transactions as the product has them, and with a guard removed; `storm.rs` owners of
 //!   such transactions who go away in the middle
 //! - `frozen.rs` server processes that stand still
+//! - `history.rs` clients of a tenant that moves, and a judge of what they were told
 //! - `bench.rs` what the benches measure with and on
 //! - `dedicated.rs` tenants with databases of their own, many and soon
 //! - `database.rs` looking into a database as its owner, to see what the platform cannot be asked
@@ -31,6 +32,7 @@ pub mod data_path;
 pub mod database;
 pub mod dedicated;
 pub mod frozen;
+pub mod history;
 pub mod node;
 pub mod orchestra;
 pub mod platform;

@@ -120,6 +120,12 @@ impl TestPlatform {
         Self::start_on(registry, "", pools, Bounds::default()).await
     }
 
+    /// A platform on a registry that somebody made, and on the databases that it names.
+    pub async fn start_at(registry: ConnectionTarget) -> Self {
+        let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
+        Self::start_on(registry, "", pools, Bounds::default()).await
+    }
+
     /// A platform with pools of these sizes.
     pub async fn start_with_pools(pools: PoolSizes) -> Self {
         Self::start_with("", pools).await
