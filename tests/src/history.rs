@@ -8,6 +8,7 @@
 //! - `history/web.rs` clients of server processes
 //! - `history/watched.rs` a registry of moves that tells when it decided
 //! - `history/ground.rs` a registry, two databases on one server or on three, tenants and nodes
+//! - `history/planes.rs` what movers move with
 //! - `history/driving.rs` movers of such tenants, and what stops them
 //!
 //! # Invariants
@@ -20,6 +21,7 @@ pub mod driving;
 pub mod ground;
 pub mod judge;
 pub mod ledger;
+pub mod planes;
 pub mod record;
 pub mod watched;
 pub mod web;

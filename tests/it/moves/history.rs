@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use stagesub_tenancy::TenantId;
+use stagesub_tenancy::moves::{MoveId, MovePath, MoveRegistry, Request, Side};
 use stagesub_tests::database::{connect, run};
 use stagesub_tests::history::clients::{Load, by_node};
+use stagesub_tests::history::driving::patient;
+use stagesub_tests::history::planes::streaming;
 use stagesub_tests::history::web::{self, WebClients};
-use stagesub_tests::history::{Clients, Ground, judge};
+use stagesub_tests::history::{Clients, Driving, Ground, Place, judge};
 use stagesub_tests::serve::Server;
 
 /// Two clients of each kind at each of two nodes.
@@ -64,6 +68,146 @@ async fn clients_of_two_servers_have_a_sound_history_as_well() {
     run(&mut admin, "DELETE FROM tenant.project WHERE no = 1").await;
     let verdict = judge(&all.history, &web::found(&mut admin, orchestra.tenant).await, "", &[]);
     assert_eq!(verdict.lost.len(), 1);
+    for server in servers {
+        assert_eq!(server.stop().await, [""; 0]);
+    }
+}
+
+/// Nothing of a tenant, and nothing of the move, is left where it is not.
+async fn nothing_is_left(ground: &Ground, driving: &Driving, id: MoveId, places: [&Place; 2]) {
+    let moved = driving.find(id).await;
+    let [here, there] = places;
+    assert!(ground.serves(here, moved.tenant).await.is_some());
+    assert_eq!((ground.serves(there, moved.tenant).await, ground.rows(there, moved.tenant).await), (None, 0));
+    assert_eq!(driving.registry.outstanding(id).await.expect("the registry answers"), []);
+    for place in places {
+        crate::tenant_tx::lab::until("nothing is left of the move", async || {
+            ground.leftovers(place, id).await.is_empty()
+        })
+        .await;
+    }
+}
+
+/// A tenant that moves so often from where it is to the other place; each third time it goes back and there once more.
+async fn moves(
+    ground: &Ground,
+    driving: &Driving,
+    clients: &Clients,
+    (places, times): ([&Place; 2], usize),
+    tenant: TenantId,
+) {
+    for n in 0..times {
+        let [from, to] = [places[n % 2], places[(n + 1) % 2]];
+        let id = driving.begin(tenant, to, MovePath::Stream).await;
+        driving.until_active(id, Side::Target).await;
+        clients.write_on(3).await;
+        if n % 3 == 0 {
+            for side in [Side::Source, Side::Target] {
+                driving.ask(id, Request::Back).await;
+                driving.until_active(id, side).await;
+                clients.write_on(3).await;
+            }
+        }
+        driving.finish(id).await;
+        nothing_is_left(ground, driving, id, [to, from]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_tenants_move_twenty_times_and_their_clients_notice_nothing_but_a_wait() {
+    let (ground, mut residents) = Ground::start(&["shared", "own"]).await;
+    let driving = Driving::over(&ground, streaming(&ground), patient());
+    // Two nodes, either of which moves whom the other does not.
+    let movers = [driving.node(None), driving.node(None)];
+    let nodes = [ground.node(), ground.node()];
+    for resident in &mut residents {
+        ground.furnish(resident, 300).await;
+    }
+    // Between two shared databases, and into one of its own and back.
+    let own = ground.own_database(&residents[1]).await;
+    let load = Load { writers: 1, readers: 1, first: 1, rest: Duration::from_millis(1) };
+    let both = [&ground.target, &own].map(|there| [&ground.source, there]);
+    let moving = residents.iter().zip(both).map(async |(resident, places)| {
+        let clients = Clients::start(&nodes, &resident.scope, load, resident.rows);
+        clients.write_on(3).await;
+        moves(&ground, &driving, &clients, (places, 10), resident.tenant()).await;
+        let history = clients.stop().await;
+        // Ten moves end where they began.
+        let found = ground.found(&ground.source, resident).await;
+        let decisions = driving.decisions(resident.tenant(), &places);
+        let verdict = judge(&history, &found, &ground.source.name, &decisions);
+        println!("{}: {} decisions, {}", resident.orchestra.subdomain, decisions.len(), verdict.describe());
+        verdict.assert_unnoticed();
+        assert!(decisions.len() >= 10 + 2 * 4);
+    });
+    futures::future::join_all(moving).await;
+    for mover in movers {
+        mover.die().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_of_200_000_rows_moves_there_and_back_and_its_clients_notice_nothing_but_a_wait() {
+    let (ground, mut residents) = Ground::start(&["large"]).await;
+    ground.furnish(&mut residents[0], 200_000).await;
+    let resident = &residents[0];
+    let driving = Driving::over(&ground, streaming(&ground), patient());
+    let mover = driving.node(None);
+    let nodes = [ground.node(), ground.node()];
+    let clients = Clients::start(&nodes, &resident.scope, LOAD, resident.rows);
+    let id = driving.begin(resident.tenant(), &ground.target, MovePath::Stream).await;
+    driving.until_active(id, Side::Target).await;
+    clients.write_on(20).await;
+    driving.ask(id, Request::Back).await;
+    driving.until_active(id, Side::Source).await;
+    clients.write_on(20).await;
+    let history = clients.stop().await;
+    driving.finish(id).await;
+    nothing_is_left(&ground, &driving, id, [&ground.source, &ground.target]).await;
+    mover.die().await;
+    let found = ground.found(&ground.source, resident).await;
+    let decisions = driving.decisions(resident.tenant(), &[&ground.source, &ground.target]);
+    let verdict = judge(&history, &found, &ground.source.name, &decisions);
+    let pauses = driving.registry.cutovers(id);
+    let pauses: Vec<_> = pauses.iter().map(|one| history.longest_within(one.from, one.to)).collect();
+    println!("pauses {pauses:?}, {}", verdict.describe());
+    verdict.assert_unnoticed();
+    assert_eq!(decisions.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_two_servers_meet_no_failure_while_their_orchestra_moves() {
+    let (ground, residents) = Ground::of_the_product(&["webbed"]).await;
+    let resident = &residents[0];
+    let registry = ground.platform.registry();
+    let servers = [Server::start(registry, &[]).await, Server::start(registry, &[]).await];
+    let own = ground.own_database(resident).await;
+    let driving = Driving::over(&ground, streaming(&ground), patient());
+    let mover = driving.node(None);
+    let addresses = servers.each_ref().map(|server| server.address);
+    let clients = WebClients::start(&addresses, &resident.orchestra, 1);
+    clients.write_on(3).await;
+    let places = [&ground.source, &own];
+    for (from, to) in [(0, 1), (1, 0)] {
+        let id = driving.begin(resident.tenant(), places[to], MovePath::Stream).await;
+        driving.until_active(id, Side::Target).await;
+        clients.write_on(3).await;
+        driving.ask(id, Request::Back).await;
+        driving.until_active(id, Side::Source).await;
+        clients.write_on(3).await;
+        driving.ask(id, Request::Back).await;
+        driving.until_active(id, Side::Target).await;
+        clients.write_on(3).await;
+        driving.finish(id).await;
+        nothing_is_left(&ground, &driving, id, [places[to], places[from]]).await;
+    }
+    let all = clients.stop().await;
+    mover.die().await;
+    let found = web::found(&mut connect(&ground.source.admin).await, resident.tenant()).await;
+    let verdict = judge(&all.history, &found, "", &[]);
+    println!("{:?}, {}", all.statuses, verdict.describe());
+    assert_eq!(all.failed, [""; 0]);
+    verdict.assert_unnoticed();
     for server in servers {
         assert_eq!(server.stop().await, [""; 0]);
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rand::random;
+use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::moves::PgMoveRegistry;
 use stagesub_tenancy::moves::{
     DataPlane, Failpoints, Move, MoveId, MovePath, MovePrefix, MoveRegistry, MoveState, Mover, MoverSettings,
@@ -31,6 +32,18 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Makes what a process has to move tenants with.
 pub type Planes = Arc<dyn Fn() -> Arc<dyn DataPlane> + Send + Sync>;
+
+/// Movers for a machine that does many other things: what a cutover costs is for the bench to say. Those who wait for it
+/// still do so for less than a node tries to begin.
+#[must_use]
+pub fn patient() -> MoverSettings {
+    MoverSettings {
+        budget: Duration::from_millis(1_500),
+        round_trip: Duration::from_millis(250),
+        attempts: 20,
+        ..MoverSettings::default()
+    }
+}
 
 /// Movers over one registry.
 #[derive(Clone)]
@@ -99,14 +112,14 @@ impl Driving {
     /// Movers of a ground's residents; each has what `planes` makes.
     #[must_use]
     pub fn over(ground: &Ground, planes: Planes, settings: MoverSettings) -> Self {
-        let registry = Arc::new(Watched::new(PgMoveRegistry::new(ground.registry.clone())));
-        Self { registry, planes, settings }
+        Self::at(ground.registry.clone(), planes, settings)
     }
 
-    /// Movers of the same moves with another patience.
+    /// Movers of the moves that a registry has.
     #[must_use]
-    pub fn with(&self, settings: MoverSettings) -> Self {
-        Self { settings, ..self.clone() }
+    pub fn at(registry: RegistryPools, planes: Planes, settings: MoverSettings) -> Self {
+        let registry = Arc::new(Watched::new(PgMoveRegistry::new(registry)));
+        Self { registry, planes, settings }
     }
 
     /// A mover with nothing in common with others.
@@ -205,6 +218,20 @@ impl Driving {
     /// Waits until nothing is left to do for a move.
     pub async fn until_ended(&self, id: MoveId) -> Move {
         self.until(id, "it has ended", |found| found.ended_at.is_some()).await
+    }
+
+    /// Has a tenant go back from the target; asks for it again where that was given up.
+    pub async fn go_back(&self, id: MoveId) {
+        loop {
+            let settled = |found: &Move| {
+                found.state == MoveState::Active
+                    && (found.serving() == Side::Source || found.wanted.is_none())
+            };
+            if self.until(id, "it is back, or still there", settled).await.serving() == Side::Source {
+                return;
+            }
+            self.ask(id, Request::Back).await;
+        }
     }
 
     /// Has a move end where the tenant is.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use stagesub_storage::directory::PgTenantDirectory;
@@ -17,8 +18,8 @@ use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::moves::MoveId;
 use stagesub_tenancy::{
-    CacheSettings, CachedDirectory, DatabaseId, PlacementEpoch, PoolSettings, PoolTarget, Router, TenantId,
-    TenantScope,
+    Access, CacheSettings, CachedDirectory, DatabaseId, PlacementEpoch, PoolSettings, PoolTarget, Router,
+    TenantId, TenantScope,
 };
 use uuid::Uuid;
 
@@ -190,8 +191,11 @@ impl Ground {
     /// What is moved of a tenant.
     #[must_use]
     pub fn contents(&self) -> Contents {
-        let schemas = if self.has_ledger { &ledger::SCHEMAS[..] } else { &ledger::SCHEMAS[..1] };
-        Contents { schemas: schemas.iter().map(ToString::to_string).collect(), reference_tables: Vec::new() }
+        let mut contents = ledger::contents();
+        if !self.has_ledger {
+            contents.schemas.truncate(1);
+        }
+        contents
     }
 
     /// Compares all that two databases hold of a tenant.
@@ -235,6 +239,26 @@ impl Ground {
             .fetch_optional(&mut connect(&at.admin).await)
             .await
             .expect("the fence can be read")
+    }
+
+    /// How long it takes until somebody new can write to a resident's data.
+    ///
+    /// # Errors
+    /// The time that was allowed, when it takes longer.
+    pub async fn until_writable(&self, resident: &Resident, within: Duration) -> Result<Duration, Duration> {
+        let began = Instant::now();
+        let node = self.node();
+        let wrote = tokio::time::timeout(within, async {
+            loop {
+                if let Ok(tx) = node.begin(&resident.scope, Access::Write).await
+                    && tx.commit().await.is_ok()
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        wrote.await.map(|()| began.elapsed()).map_err(|_| within)
     }
 
     /// How many rows of a tenant a database holds, of the product's tables and of the clients'.

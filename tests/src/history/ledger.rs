@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
+use stagesub_storage::moves::plan::Contents;
 use stagesub_storage::one_message::PreparedRead;
 use stagesub_tenancy::TenantId;
 
@@ -62,6 +63,12 @@ pub(super) const READ: &str = "
 
 /// The same in one message.
 pub(super) const READ_AT_ONCE: PreparedRead = PreparedRead::new("history_seen", READ, 0);
+
+/// What is moved of a tenant who has them.
+#[must_use]
+pub fn contents() -> Contents {
+    Contents { schemas: SCHEMAS.map(str::to_owned).to_vec(), reference_tables: Vec::new() }
+}
 
 /// Makes the tables, as an administrator.
 pub async fn make(conn: &mut PgConnection) {
