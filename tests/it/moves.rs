@@ -3,6 +3,7 @@
 mod apply;
 mod asked;
 mod copy;
+mod crash;
 mod encrypted;
 mod fence;
 mod history;

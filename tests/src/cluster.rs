@@ -8,6 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
@@ -76,11 +78,25 @@ impl Cluster {
         Self::apart_with(&[]).await
     }
 
+    /// The same, which flushes what it acknowledges, as a server does that tenants live on.
+    pub async fn apart_and_durable() -> Self {
+        Self::apart_with(&["fsync", "synchronous_commit", "full_page_writes"].map(|name| (name, "on"))).await
+    }
+
     /// The same, with settings of its own.
     pub async fn apart_with(settings: &[(&'static str, &str)]) -> Self {
         let (admin, postgres) = throwaway(settings).await;
         let (registry_template, shared_template) = templates(&admin).await;
         Self { admin, registry_template, shared_template, postgres: Some(postgres), _runtime: None }
+    }
+
+    /// Ends this server as `pg_ctl stop -m immediate` does, and waits until it was started again and has recovered.
+    pub async fn crash(&self) {
+        let mut pid = self.postgres().watch_pid();
+        let before = self.postgres().pid().expect("it runs");
+        kill(Pid::from_raw(before), Signal::SIGQUIT).expect("a server of the test's own can be ended");
+        let again = pid.wait_for(|pid| pid.is_some_and(|pid| pid != before)).await;
+        assert!(again.is_ok(), "it is started again");
     }
 
     /// The Postgres of a server that the tests started themselves.

@@ -1,0 +1,111 @@
+//! Others who do in the middle of a move what a move cannot bear, or what is to make it lose something.
+
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+use stagesub_storage::error::{ISOLATION, sqlstate};
+use stagesub_storage::logins::{DatabaseLogins, LoginRole};
+use stagesub_tenancy::moves::{Failpoints, MovePath, MoveState, Point, Side};
+use stagesub_tests::database::{connect, run};
+use stagesub_tests::history::{Gate, Ground, Place, Resident};
+
+use super::Course;
+
+/// A session as the application's login.
+async fn application(ground: &Ground, place: &Place) -> PgConnection {
+    let login = ground.logins().find_login(place.id, LoginRole::App).await;
+    connect(&login.expect("the registry answers").expect("the database has a login")).await
+}
+
+/// What a tenant's transaction begins with, where and when it is served.
+async fn begin(ground: &Ground, place: &Place, resident: &Resident, mode: &str) -> String {
+    let epoch = ground.serves(place, resident.tenant()).await.expect("it is served there");
+    format!("BEGIN {mode}; SET LOCAL app.tenant_id = '{}'; CALL app.enter({epoch})", resident.tenant())
+}
+
+async fn refused(conn: &mut PgConnection, sql: &str) -> String {
+    let answer = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *conn).await;
+    let error = answer.map(drop).expect_err("it is refused");
+    run(conn, "ROLLBACK").await;
+    sqlstate(&error).unwrap_or_default().into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_would_write_on_an_older_snapshot_is_refused_in_every_state() {
+    let (ground, mut residents) = Ground::start(&["isolated"]).await;
+    ground.furnish(&mut residents[0], 50).await;
+    let mut course = Course::of(&ground, &residents[0]);
+    let id = course.begin(MovePath::Stream).await;
+    let gate = Gate::at(Point::State(MoveState::Verify));
+    let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+    gate.reached().await;
+    let mut conn = application(&ground, &ground.source).await;
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let begin =
+            begin(&ground, &ground.source, course.resident, &format!("ISOLATION LEVEL {level}")).await;
+        assert_eq!(refused(&mut conn, &begin).await, ISOLATION);
+    }
+    gate.open();
+    course.there_and_back(id).await;
+    course.is_over(id, Side::Source).await;
+    mover.die().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_application_cannot_make_a_write_vanish_from_the_stream() {
+    const FORGED: &str =
+        "INSERT INTO ledger.entry (tenant_id, writer, number) VALUES (app.tenant_id(), 16, 1);
+        UPDATE ledger.counter SET total = total + 1 WHERE tenant_id = app.tenant_id() AND writer = 16;
+        UPDATE ledger.page SET touched = touched + 1 WHERE tenant_id = app.tenant_id() AND no = 1; COMMIT";
+    let (ground, mut residents) = Ground::start(&["forger"]).await;
+    ground.furnish(&mut residents[0], 50).await;
+    let mut course = Course::of(&ground, &residents[0]);
+    let id = course.begin(MovePath::Stream).await;
+    let gate = Gate::at(Point::State(MoveState::CatchUp));
+    let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+    gate.reached().await;
+
+    let mut conn = application(&ground, &ground.source).await;
+    let begin = begin(&ground, &ground.source, course.resident, "ISOLATION LEVEL READ COMMITTED").await;
+    // It can see what a move is called, and has to guess the rest.
+    let emit = format!("SELECT pg_logical_emit_message(true, '{}', '')", id.as_uuid().simple());
+    assert_eq!(refused(&mut conn, &format!("{begin}; {emit}")).await, "42501");
+    // Where the platform could not take that away.
+    let grant = "GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO stagesub_app";
+    run(&mut connect(&ground.source.admin).await, grant).await;
+    run(&mut conn, &format!("{begin}; {emit}; {FORGED}")).await;
+    gate.open();
+
+    course.there_and_back(id).await;
+    let found = ground.found(&ground.source, course.resident).await;
+    assert_eq!(
+        found.counted.get(&16),
+        Some(&1),
+        "what was written under another's message went there and back"
+    );
+    mover.die().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_changes_in_the_middle_ends_the_move_and_the_tenant_stays() {
+    for (n, on_target) in [false, true].into_iter().enumerate() {
+        let label = format!("changed{n}");
+        let (ground, mut residents) = Ground::start(&[label.as_str()]).await;
+        ground.furnish(&mut residents[0], 50).await;
+        let mut course = Course::of(&ground, &residents[0]);
+        let id = course.begin(MovePath::Stream).await;
+        let gate = Gate::at(Point::State(MoveState::Verify));
+        let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+        gate.reached().await;
+        let side = if on_target { &ground.target } else { &ground.source };
+        let change = "ALTER TABLE ledger.page ADD COLUMN colour text NOT NULL DEFAULT 'red'";
+        run(&mut connect(&side.admin).await, change).await;
+        gate.open();
+        let ended = course.ends(id).await;
+        assert_eq!(ended.state, MoveState::Aborted, "{ended:?}");
+        let error = ended.error.clone().unwrap_or_default();
+        assert!(error.contains("ledger") || error.contains("schema"), "{error}");
+        course.is_over(id, Side::Source).await;
+        mover.die().await;
+    }
+}
