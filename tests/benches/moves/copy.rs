@@ -1,11 +1,9 @@
 //! What it takes to copy a tenant to another database and to compare the two.
 //!
-//!     cargo bench -p stagesub-tests --bench moves_copy
-//!
 //! A copy is measured beside as many pipes of `psql`, one a table, which copy the same rows in the same format and do
-//! nothing else: no count, no statistics, no look at what goes by. A comparison, which reads both sides, is measured beside
-//! one scan of the source that hashes every row's text, by one process. Rounds alternate; ratios are those of medians, higher is
-//! better. `--rows N` are the tenant's rows in each of two tables, `--rounds N` how often.
+//! nothing else: no count, no statistics, no look at what goes by. A comparison, which reads both sides, is measured
+//! beside one scan of the source that hashes every row's text, by one process. Rounds alternate; ratios are those of
+//! medians, higher is better.
 
 use std::num::NonZeroUsize;
 use std::process::{Command, Stdio};
@@ -21,7 +19,7 @@ use stagesub_storage::moves::verify::{VerifySettings, everything};
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::{DatabaseId, PoolTarget, TenantId};
 use stagesub_tests::TestPlatform;
-use stagesub_tests::bench::{load, resident_mib, runtime};
+use stagesub_tests::bench::resident_mib;
 use stagesub_tests::cluster::keys;
 use stagesub_tests::database::{connect, open_login, run};
 use stagesub_tests::dedicated::Dedicated;
@@ -33,28 +31,19 @@ const TABLES: [&str; 2] = ["load.orders", "load.letters"];
 /// What they are made of.
 const COLUMNS: &str = "tenant_id, no, amount, placed, doc, words, note";
 
-fn main() {
-    let (rows, rounds) = arguments();
-    runtime(2).block_on(measure(rows, rounds));
+/// What was measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copying {
+    /// The pipes' time over the copy's.
+    pub(crate) copy_vs_pipe: f64,
+    /// The scan's time over the comparison's.
+    pub(crate) verify_vs_scan: f64,
+    /// What this process grew by.
+    pub(crate) grown_mib: f64,
 }
 
-fn arguments() -> (u32, usize) {
-    let (mut rows, mut rounds) = (500_000, 5);
-    let mut words = std::env::args().skip(1);
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--rows" => rows = words.next().and_then(|number| number.parse().ok()).expect("--rows N"),
-            "--rounds" => rounds = words.next().and_then(|number| number.parse().ok()).expect("--rounds N"),
-            // cargo's own.
-            "--bench" => {}
-            other => panic!("{other} is no argument of this bench"),
-        }
-    }
-    (rows, rounds)
-}
-
-async fn measure(rows: u32, rounds: usize) {
-    println!("load {} at the beginning", load());
+/// Rounds with a tenant of so many rows in each of two tables.
+pub(crate) async fn measure(rows: u32, rounds: usize) -> Copying {
     let ground = Ground::with(rows).await;
     let (mut pipes, mut copies, mut scans, mut comparisons) = (vec![], vec![], vec![], vec![]);
     let before = resident_mib(std::process::id());
@@ -67,21 +56,18 @@ async fn measure(rows: u32, rounds: usize) {
         comparisons.push(ground.compare().await);
         let seconds = |times: &[Duration]| times.last().map_or(0.0, Duration::as_secs_f64);
         println!(
-            "round {round}: pipes {:.2} s, copy {:.2} s, scan {:.2} s, comparison {:.2} s",
+            "copying, round {round}: pipes {:.2} s, copy {:.2} s, scan {:.2} s, comparison {:.2} s",
             seconds(&pipes),
             seconds(&copies),
             seconds(&scans),
             seconds(&comparisons)
         );
     }
-    let grown = resident_mib(std::process::id()) - before;
-    println!("load {} at the end", load());
-    println!(
-        "RESULT copy_vs_pipe={:.2} verify_vs_scan={:.2} grown_mib={grown:.1} rows={}",
-        median(&mut pipes) / median(&mut copies),
-        median(&mut scans) / median(&mut comparisons),
-        2 * rows
-    );
+    Copying {
+        copy_vs_pipe: median(&mut pipes) / median(&mut copies),
+        verify_vs_scan: median(&mut scans) / median(&mut comparisons),
+        grown_mib: resident_mib(std::process::id()) - before,
+    }
 }
 
 fn median(times: &mut [Duration]) -> f64 {
