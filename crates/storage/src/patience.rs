@@ -7,7 +7,8 @@ use tokio::time::Instant;
 /// Bounds of the tries after a placement turned out to be out of date.
 ///
 /// The first try again follows at once: usually this node had simply not heard of a move that is over. After
-/// that a move is under way, and each pause is twice as long as the one before.
+/// that a move is under way, and each pause is twice as long as the one before: a cutover takes some ten milliseconds, and
+/// whoever tries at the wrong moment is to wait for about as long again, and not for longer than it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MovePatience {
     /// Longest time from the first refusal to the beginning of the last try.
@@ -22,7 +23,7 @@ impl Default for MovePatience {
     fn default() -> Self {
         Self {
             within: Duration::from_secs(2),
-            first_pause: Duration::from_millis(20),
+            first_pause: Duration::from_millis(2),
             longest_pause: Duration::from_millis(300),
         }
     }
@@ -86,7 +87,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_pauses_grow_and_the_time_is_kept() {
         let at = tries(MovePatience::default()).await;
-        assert_eq!(at, [0, 20, 60, 140, 300, 600, 900, 1200, 1500, 1800, 2000]);
+        assert_eq!(at, [0, 2, 6, 14, 30, 62, 126, 254, 510, 810, 1110, 1410, 1710, 2000]);
     }
 
     #[tokio::test(start_paused = true)]
