@@ -345,8 +345,8 @@ impl Platform {
         let (member, fleet) = (self.membership(), self.fleet());
         let movers = self.moves.movers(member.node(), serving.moves, &self.metrics);
         jobs.start("moves", |stop| movers.drive(stop));
-        let (census, moves, metrics) = self.moves.counted(&self.metrics);
-        jobs.start("census", |stop| census.keep(moves, metrics, stop));
+        let (census, registry, counting) = self.moves.counted(&self.metrics);
+        jobs.start("census", |stop| census.keep(registry, counting, stop));
         jobs.start("nodes", |stop| nodes::beat(member, fleet, stop));
         let (meter, ledger) = (Arc::clone(&self.meter), Arc::clone(&self.usage));
         jobs.start("usage", |stop| usage::keep(meter, ledger, stop));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use sqlx::PgConnection;
 use stagesub_domain::idempotency::{Asked, Fingerprint};
 use stagesub_domain::ports::moves::{KeyedMove, MoveDesk};
@@ -136,7 +136,7 @@ async fn a_key_is_one_moves_for_a_day_and_a_refused_requests_not_at_all() {
         fingerprint: Fingerprint::new([print; Fingerprint::LEN]),
     };
     let id = || MoveId::from_uuid(Uuid::now_v7());
-    let (first, now) = (id(), Utc::now());
+    let (first, now) = (id(), platform.now());
     let claim = async |asked: &Asked, id, at| desk.claim_key(asked, ours.tenant, id, at).await.unwrap();
     assert_eq!(claim(&asked("k", 1), first, now).await, KeyedMove::Now);
     let before = KeyedMove::Before { fingerprint: asked("k", 1).fingerprint, id: Some(first) };

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use stagesub_storage::registry::moves::PgMoveRegistry;
 use stagesub_tenancy::moves::registry::MovePage;
 use stagesub_tenancy::moves::{
-    BeginMoveError, Cleanup, Decision, Held, Move, MoveId, MoveRegistry, MoveRegistryError, MoveState,
-    NewMove, Note, Renewed, Request, Requested, Requester, TableProgress,
+    BeginMoveError, Cleanup, Decision, Held, Move, MoveId, MoveKind, MoveRegistry, MoveRegistryError,
+    MoveState, NewMove, Note, Renewed, Request, Requested, Requester, TableProgress,
 };
 use stagesub_tenancy::{DatabaseId, Located, NodeId, TenantId};
 
@@ -125,6 +125,27 @@ impl MoveRegistry for Watched {
         self.inner.list(after, limit).await
     }
 
+    async fn list_of(
+        &self,
+        tenant: TenantId,
+        after: Option<MoveId>,
+        limit: u32,
+    ) -> Result<MovePage, MoveRegistryError> {
+        self.inner.list_of(tenant, after, limit).await
+    }
+
+    async fn count_live(&self) -> Result<Vec<(MoveState, u64)>, MoveRegistryError> {
+        self.inner.count_live().await
+    }
+
+    async fn lag(&self, id: MoveId) -> Result<Option<Duration>, MoveRegistryError> {
+        self.inner.lag(id).await
+    }
+
+    async fn record_lag(&self, held: &Held, lag: Duration) -> Result<bool, MoveRegistryError> {
+        self.inner.record_lag(held, lag).await
+    }
+
     async fn tables(&self, id: MoveId) -> Result<Vec<TableProgress>, MoveRegistryError> {
         self.inner.tables(id).await
     }
@@ -144,6 +165,15 @@ impl MoveRegistry for Watched {
 
     async fn claim(&self, node: NodeId, lease: Duration) -> Result<Option<Held>, MoveRegistryError> {
         self.inner.claim(node, lease).await
+    }
+
+    async fn claim_kind(
+        &self,
+        node: NodeId,
+        lease: Duration,
+        kind: MoveKind,
+    ) -> Result<Option<Held>, MoveRegistryError> {
+        self.inner.claim_kind(node, lease, kind).await
     }
 
     async fn renew(&self, held: &Held, lease: Duration) -> Result<Renewed, MoveRegistryError> {

@@ -2,6 +2,9 @@
 //!
 //! The command writes what is wanted to the registry; whichever server has room drives it.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use stagesub_domain::ports::registry::{DedicatedPlace, TenantAccount};
@@ -251,12 +254,11 @@ async fn show_all(platform: &Platform, moves: Vec<Move>, as_json: bool) -> Resul
         let bodies: Vec<MoveBody> = moves.into_iter().map(|moved| MoveBody::new(moved, Vec::new())).collect();
         return output::json(&bodies);
     }
-    let mut names = std::collections::HashMap::<TenantId, String>::new();
+    let mut names = HashMap::new();
     for moved in &moves {
-        if !names.contains_key(&moved.tenant) {
+        if let Entry::Vacant(unknown) = names.entry(moved.tenant) {
             let account = platform.tenants().find(moved.tenant).await?;
-            let name = account.map_or_else(String::new, |account| account.subdomain.to_string());
-            names.insert(moved.tenant, name);
+            unknown.insert(account.map_or_else(String::new, |account| account.subdomain.to_string()));
         }
     }
     let rows = moves.into_iter().map(|moved| {

@@ -1,6 +1,6 @@
 //! Passwords and connection strings on the command line: read from stdin or made, never an argument.
 
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal};
 
 use secrecy::{ExposeSecret, SecretString};
 use stagesub_auth::{PasswordHasher, check_password};

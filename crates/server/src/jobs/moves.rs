@@ -74,7 +74,7 @@ impl Movers {
             |places: u32| Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(Semaphore::MAX_PERMITS)));
         let room = Room { working: places(self.settings.at_once), kept: places(self.settings.kept) };
         let (tell, told) = watch::channel(false);
-        let mut drives = JoinSet::new();
+        let mut tasks = JoinSet::new();
         let mut seats: Vec<Weak<Seat>> = Vec::new();
         let mut away = false;
         loop {
@@ -95,12 +95,12 @@ impl Movers {
                         moved = %held.moved.id, tenant = %held.moved.tenant, state = %held.moved.state,
                         "driving a move"
                     );
-                    drives.spawn(async move { mover.drive(held, asked).await });
+                    tasks.spawn(async move { mover.drive(held, asked).await });
                     continue;
                 }
                 Ok(None) => away = false,
                 Err(error) if away => {
-                    tracing::debug!(cause = %error_chain(&error), "moves are still not to be had")
+                    tracing::debug!(cause = %error_chain(&error), "moves are still not to be had");
                 }
                 Err(error) => {
                     tracing::warn!(cause = %error_chain(&error), "it cannot be looked for moves");
@@ -111,11 +111,11 @@ impl Movers {
                 () = stop.cancelled() => break,
                 () = self.begun.notified() => {}
                 () = tokio::time::sleep(PERIOD.mul_f64(rand::random_range(0.75..1.25))) => {}
-                Some(driven) = drives.join_next() => tell_of(driven),
+                Some(driven) = tasks.join_next() => tell_of(driven),
             }
         }
         tell.send_replace(true);
-        while let Some(driven) = drives.join_next().await {
+        while let Some(driven) = tasks.join_next().await {
             tell_of(driven);
         }
     }

@@ -168,7 +168,6 @@ fn sound(operation: &str) -> Option<Sound> {
             let body = r#"{"to": "shared", "database": "00000000-0000-0000-0000-000000000000", "dryRun": true}"#;
             Sound::with(Json(body)).of("tenant").taken()
         }
-        "list_tenant_moves" => Sound::plain().of("tenant"),
         "show_move" | "abort_move" | "move_back" | "finish_move" | "watch_move" => Sound::no_move(),
 
         "list_instruments" | "list_projects" | "list_tenants" | "list_people" => Sound::list(&[]),
@@ -215,7 +214,9 @@ fn sound(operation: &str) -> Option<Sound> {
                 "admin": {"email": "nobody@canary.stagesub.invalid", "firstName": "Probe", "lastName": "Probe"}}"#,
         ))
         .taken(),
-        "show_platform_tenant" | "suspend_tenant" | "resume_tenant" => Sound::plain().of("tenant"),
+        "show_platform_tenant" | "suspend_tenant" | "resume_tenant" | "list_tenant_moves" => {
+            Sound::plain().of("tenant")
+        }
         "show_database" | "check_database" => Sound::plain().of("database"),
         // No name of a machine ends so: it is refused before anything is connected to.
         "add_database" => {

@@ -309,7 +309,7 @@ async fn who_may_not_look_any_more_and_a_node_that_stops_end_it() {
     let lists = EmptyLists(Arc::clone(&units) as Units);
     let parts = super::parts_with(units, lists, Role::Superadmin);
     let authenticator = Authenticator::new(tokens(), Arc::new(authority));
-    let server = build_router(AppState::new(Parts { moves, authenticator, ..parts }));
+    let server = build_router(AppState::new(Parts { authenticator, moves, ..parts }));
 
     let mut events = watch(&server).await.into_body().into_data_stream();
     assert_eq!(next_state(&mut events).await.as_deref(), Some("active"));

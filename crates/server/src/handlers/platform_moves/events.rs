@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::body::MoveBody;
 use crate::extract::{MovePath, NoParams, PlatformCaller};
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::{Problem, ProblemBody, error_chain};
 use crate::state::AppState;
 
 /// Most such answers that a node gives at one time.
@@ -96,34 +96,38 @@ impl Watching {
             if self.ends {
                 return None;
             }
-            let body = match self.next.take() {
-                Some(first) => first,
-                None => {
-                    tokio::select! {
-                        () = closing.cancelled() => return None,
-                        () = tokio::time::sleep(PERIOD) => {}
-                    }
-                    if !self.may_look().await {
-                        return None;
-                    }
-                    let moving = self.state.moving();
-                    let look = service::get_move(&moving, self.id);
-                    match tokio::time::timeout(PATIENCE, look).await {
-                        Ok(Ok(shown)) => MoveBody::whole(shown),
-                        // A registry that is away for a moment ends nothing.
-                        Ok(Err(error)) => {
-                            tracing::debug!(cause = %crate::problem::error_chain(&error), "a move is not to be seen");
-                            continue;
-                        }
-                        Err(_) => continue,
-                    }
+            let body = if let Some(first) = self.next.take() {
+                first
+            } else {
+                tokio::select! {
+                    () = closing.cancelled() => return None,
+                    () = tokio::time::sleep(PERIOD) => {}
                 }
+                if !self.may_look().await {
+                    return None;
+                }
+                let Some(body) = self.look().await else { continue };
+                body
             };
             if self.told.as_ref() != Some(&body) {
                 self.ends = body.has_ended();
                 self.told = Some(body.clone());
                 return Some(body);
             }
+        }
+    }
+
+    /// The move as it is now; `None`: that is not to be had. A registry that is away for a moment ends nothing.
+    async fn look(&self) -> Option<MoveBody> {
+        let moving = self.state.moving();
+        let look = service::get_move(&moving, self.id);
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(Ok(shown)) => Some(MoveBody::whole(shown)),
+            Ok(Err(error)) => {
+                tracing::debug!(cause = %error_chain(&error), "a move is not to be seen");
+                None
+            }
+            Err(_) => None,
         }
     }
 
