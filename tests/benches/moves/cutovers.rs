@@ -84,6 +84,7 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
     large.others = [rate(&theirs, began, moved_at), rate(&theirs, from, to)];
     large.rate = rate(&history, began, ended) + rate(&theirs, began, ended);
     large.verdict = verdict(ground, &driving, tenant, &history, side).await;
+    println!("large: {}", large.verdict.describe());
     large
 }
 

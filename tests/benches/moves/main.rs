@@ -132,7 +132,6 @@ fn report(
     small: Verdict,
     small_pauses: &mut [Duration],
 ) -> ExitCode {
-    println!("\nlarge: {}\nsmall: {}", large.verdict.describe(), small.describe());
     let cutovers = large.pauses.len();
     let longest = large.pauses.iter().max().copied().unwrap_or_default();
     let (median_ms, max_ms) = (ms(median(&mut large.pauses)), ms(longest));

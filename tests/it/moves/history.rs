@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use stagesub_storage::factory::TenantDb;
+use stagesub_storage::patience::MovePatience;
 use stagesub_tenancy::TenantId;
 use stagesub_tenancy::moves::{MoveId, MovePath, MoveRegistry, Request, Side};
 use stagesub_tests::database::{connect, run};
@@ -73,6 +75,11 @@ async fn clients_of_two_servers_have_a_sound_history_as_well() {
     }
 }
 
+/// A node that waits for a cutover however busy the machine is; the movers here are as patient.
+fn patient_node(ground: &Ground) -> TenantDb {
+    ground.node().with_patience(MovePatience::within(Duration::from_secs(20)))
+}
+
 /// Nothing of a tenant, and nothing of the move, is left where it is not.
 async fn nothing_is_left(ground: &Ground, driving: &Driving, id: MoveId, places: [&Place; 2]) {
     let moved = driving.find(id).await;
@@ -119,7 +126,7 @@ async fn small_tenants_move_twenty_times_and_their_clients_notice_nothing_but_a_
     let driving = Driving::over(&ground, streaming(&ground), patient());
     // Two nodes, either of which moves whom the other does not.
     let movers = [driving.node(None), driving.node(None)];
-    let nodes = [ground.node(), ground.node()];
+    let nodes = [patient_node(&ground), patient_node(&ground)];
     for resident in &mut residents {
         ground.furnish(resident, 300).await;
     }
@@ -153,7 +160,7 @@ async fn a_tenant_of_200_000_rows_moves_there_and_back_and_its_clients_notice_no
     let resident = &residents[0];
     let driving = Driving::over(&ground, streaming(&ground), patient());
     let mover = driving.node(None);
-    let nodes = [ground.node(), ground.node()];
+    let nodes = [patient_node(&ground), patient_node(&ground)];
     let clients = Clients::start(&nodes, &resident.scope, LOAD, resident.rows);
     let id = driving.begin(resident.tenant(), &ground.target, MovePath::Stream).await;
     driving.until_active(id, Side::Target).await;
