@@ -93,13 +93,24 @@ pub(super) async fn choose_path(
     source: &Located,
     target: Option<Placement>,
 ) -> Result<MovePath, UseCaseError> {
-    if let Some(path) = draft.path {
+    if let Some(path @ (MovePath::Stream | MovePath::Triggers)) = draft.path {
         return Ok(path);
     }
     let (tenant, placement) = (source.tenant, source.placement);
     let rows = moving.surveyor.rows(tenant, placement, SHORT_ROWS).await.map_err(plane_error)?;
     if rows <= SHORT_ROWS {
         return Ok(MovePath::Short);
+    }
+    if draft.path == Some(MovePath::Short) {
+        return Err(ValidationErrors::one(
+            "path",
+            Rule::Range.as_str(),
+            format!(
+                "everything would wait while its rows are copied, and they are more than {SHORT_ROWS}; \
+                 leave the path out, or say stream"
+            ),
+        )
+        .into());
     }
     for side in std::iter::once(placement).chain(target) {
         if !moving.surveyor.decodes(tenant, side).await.map_err(plane_error)? {

@@ -280,7 +280,12 @@ async fn the_path_fits_the_size_and_what_both_servers_can_do() {
     assert_eq!(path(SHORT_ROWS + 1, [false, true], None).await, MovePath::Triggers);
     assert_eq!(path(SHORT_ROWS + 1, [true, false], None).await, MovePath::Triggers);
     assert_eq!(path(7, [true, true], Some(MovePath::Stream)).await, MovePath::Stream);
-    assert_eq!(path(u64::MAX - 1, [true, true], Some(MovePath::Short)).await, MovePath::Short);
+    assert_eq!(path(SHORT_ROWS, [true, true], Some(MovePath::Short)).await, MovePath::Short);
+
+    let world = World { rows: SHORT_ROWS + 1, ..World::new(Tier::Institution) };
+    let refused = world.start(&MoveDraft { path: Some(MovePath::Short), ..own() }, 1, None).await;
+    assert!(matches!(refused, Err(UseCaseError::Invalid(errors)) if errors.0[0].field == "path"));
+    assert_eq!(world.woken.into_inner(), 0);
 }
 
 #[tokio::test]
