@@ -332,6 +332,15 @@ async fn the_decision_changes_the_directory_and_every_cache_hears_of_it() {
         Located { tenant, placement: before.source, epoch: PlacementEpoch(7) }
     );
     desk.advanced(&mut held, Active).await;
+
+    // There once more is not begun by whoever does not want it any more.
+    for request in [Request::Back, Request::Finish] {
+        let asked = desk.moves.request(held.moved.id, request, Requester::Platform).await.unwrap();
+        assert!(matches!(asked, Requested::Accepted(_)), "{asked:?}");
+    }
+    let asked = desk.moves.request(held.moved.id, Request::Back, Requester::Platform).await.unwrap();
+    assert!(matches!(asked, Requested::Refused(_)), "{asked:?}");
+    assert_eq!(desk.moves.advance(&held, Back, &Note::default()).await.unwrap(), None);
     desk.advanced(&mut held, Finished).await;
     let ended = desk.moves.end(&held).await.unwrap().unwrap();
     assert!(ended.ended_at.is_some() && desk.moves.live_of(tenant).await.unwrap().is_none());
@@ -343,6 +352,8 @@ async fn the_decision_changes_the_directory_and_every_cache_hears_of_it() {
             "system move_decide move 6 decided",
             "system move_ask_back move 6 active",
             "system move_decide move 7 decided",
+            "system move_ask_back move 7 active",
+            "system move_ask_finish move 7 active",
             "system move_end move 7 finished",
         ]
     );

@@ -159,7 +159,7 @@ impl MoveRegistry for PgMoveRegistry {
             undo(tx).await?;
             return Ok(Requested::Unknown);
         };
-        let other = moved.wanted.is_some_and(|wanted| wanted != request);
+        let other = moved.wanted.is_some_and(|wanted| !request.may_replace(wanted));
         if other || moved.ended_at.is_some() || !moved.state.takes(request, moved.path) {
             undo(tx).await?;
             return Ok(Requested::Refused(moved));
@@ -245,6 +245,7 @@ impl MoveRegistry for PgMoveRegistry {
                 pause_us = coalesce($12, m.pause_us), updated_at = now()
             WHERE m.id = $1 AND m.owner = $2 AND m.token = $3 AND m.state = $4 AND m.epoch = $5
                 AND m.ended_at IS NULL
+                AND ($6 <> 'back' OR m.wanted = 'back')
                 AND EXISTS (
                     SELECT FROM registry.directory AS d
                     WHERE d.tenant_id = m.tenant_id

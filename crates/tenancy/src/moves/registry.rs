@@ -51,7 +51,7 @@ pub trait MoveRegistry: Send + Sync {
     async fn placement(&self, tenant: TenantId) -> Result<Option<Located>, MoveRegistryError>;
 
     /// Writes down what somebody asks of a move. What was accepted is done: the decision and an accepted
-    /// [`Request::Abort`] exclude each other.
+    /// [`Request::Abort`] exclude each other. What replaces what is [`Request::may_replace`]'s to say.
     async fn request(
         &self,
         id: MoveId,
@@ -84,7 +84,8 @@ pub trait MoveRegistry: Send + Sync {
 
     /// Makes the step that [`Move::stepped`] describes, if the directory has what the move then says
     /// ([`Move::located`]). So no cutover is left that is neither decided nor given up, and no state but
-    /// [`MoveRegistry::decide`]'s is called decided. `None`: nothing was written.
+    /// [`MoveRegistry::decide`]'s is called decided. Going back begins only while it is wanted. `None`: nothing was
+    /// written.
     async fn advance(
         &self,
         held: &Held,

@@ -179,6 +179,19 @@ impl Request {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Abort, Self::Back, Self::Finish];
 
+    /// Whether this may be asked where `before` was asked already and is not done yet. The same again may; and whoever
+    /// asked for the way back, which may be barred for good, may have it finished where it is instead. The way back is
+    /// begun only while it is still wanted.
+    #[must_use]
+    pub const fn may_replace(self, before: Self) -> bool {
+        matches!(
+            (before, self),
+            (Self::Back, Self::Back | Self::Finish)
+                | (Self::Abort, Self::Abort)
+                | (Self::Finish, Self::Finish)
+        )
+    }
+
     /// The word as it is stored and shown.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -325,5 +338,15 @@ mod tests {
             assert_eq!((side.to_string().parse(), side.other().other()), (Ok(side), side));
         }
         assert_eq!("gone".parse::<MoveState>().unwrap_err().to_string(), "\"gone\" is no state of a move");
+    }
+
+    #[test]
+    fn a_way_back_that_has_not_begun_may_be_given_up_for_good() {
+        for before in Request::ALL {
+            for after in Request::ALL {
+                let may = before == after || (before, after) == (Request::Back, Request::Finish);
+                assert_eq!(after.may_replace(before), may, "{before} {after}");
+            }
+        }
     }
 }

@@ -83,7 +83,9 @@ impl MoveRegistry for Memory {
     ) -> Result<Requested, MoveRegistryError> {
         let mut inner = self.0.inner();
         let moved = inner.moved.clone();
-        if !moved.state.takes(request, moved.path) || moved.wanted.is_some_and(|wanted| wanted != request) {
+        if !moved.state.takes(request, moved.path)
+            || moved.wanted.is_some_and(|wanted| !request.may_replace(wanted))
+        {
             return Ok(Requested::Refused(moved));
         }
         inner.moved.wanted = Some(request);
@@ -155,7 +157,8 @@ impl MoveRegistry for Memory {
                 return None;
             }
             let stepped = inner.moved.stepped(to)?;
-            if stepped.located() != inner.directory {
+            let is_unwanted = to == MoveState::Back && inner.moved.wanted != Some(Request::Back);
+            if stepped.located() != inner.directory || is_unwanted {
                 return None;
             }
             inner.step(to);
