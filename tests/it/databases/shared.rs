@@ -91,9 +91,9 @@ async fn an_administrator_lists_adds_and_checks_them() {
         adopt_logins: false,
     };
     let now = crate::registry::now();
-    let added = add_shared_database(&databases, &Actor::system(), &add, now).await.unwrap();
+    let added = add_shared_database(&databases, &Actor::system(), &add, None, now).await.unwrap();
     assert!(!added.is_again && added.partial.is_empty(), "{added:?}");
-    let again = add_shared_database(&databases, &Actor::system(), &add, now).await.unwrap();
+    let again = add_shared_database(&databases, &Actor::system(), &add, None, now).await.unwrap();
     assert!(again.is_again);
     assert_eq!(again.record.id, added.record.id);
     // One entry, and no secret in it.

@@ -7,6 +7,7 @@ use stagesub_tenancy::{DatabaseId, TenantId};
 
 use crate::audit::AuditEntry;
 use crate::error::{DatabaseError, StoreError};
+use crate::idempotency::{Asked, Fingerprint};
 use crate::page::Paged;
 
 /// What a database holds.
@@ -146,6 +147,11 @@ pub trait PlatformDatabases: Send + Sync {
     /// Makes a further shared database, migrates and marks it, or finishes one that was begun in that place. From then
     /// on tenants can be put in it, on every node. The entry is written with its id, once.
     async fn add(&self, new: &NewSharedDatabase, audit: &AuditEntry) -> Result<AddedDatabase, DatabaseError>;
+    /// Writes down the key that a request to add one is named with. What was asked with it before, if anything was; then
+    /// nothing is written.
+    async fn claim_key(&self, asked: &Asked, now: DateTime<Utc>) -> Result<Option<Fingerprint>, StoreError>;
+    /// Forgets the key of a request that was refused.
+    async fn forget_key(&self, asked: &Asked) -> Result<(), StoreError>;
     /// Looks at one as the platform reaches it. `None`: there is no such database of tenants.
     async fn check(&self, id: DatabaseId) -> Result<Option<DatabaseCheck>, StoreError>;
 }

@@ -5,7 +5,8 @@ use secrecy::ExposeSecret;
 
 use crate::actor::Actor;
 use crate::audit::{AuditAction, AuditEntry};
-use crate::error::{UseCaseError, ValidationErrors};
+use crate::error::{DatabaseError, UseCaseError, ValidationErrors};
+use crate::idempotency::Asked;
 use crate::ports::databases::{AddedDatabase, NewSharedDatabase, PlatformDatabases, SharedPlace};
 
 const MODEL: &str = "database";
@@ -16,14 +17,22 @@ const LONGEST_NAME: usize = 63;
 ///
 /// # Errors
 /// [`UseCaseError::Invalid`] for a name that is none; [`UseCaseError::WrongState`] with a sentence that says what to do
-/// where the place cannot be used; what else failed can be asked again, and goes on from there.
+/// where the place cannot be used; [`UseCaseError::KeyReused`] where the key names another request; what else failed can
+/// be asked again, and goes on from there.
 pub async fn add_shared_database(
     databases: &dyn PlatformDatabases,
     actor: &Actor,
     new: &NewSharedDatabase,
+    asked: Option<&Asked>,
     now: DateTime<Utc>,
 ) -> Result<AddedDatabase, UseCaseError> {
     check(new)?;
+    if let Some(asked) = asked
+        && let Some(before) = databases.claim_key(asked, now).await?
+        && before != asked.fingerprint
+    {
+        return Err(UseCaseError::KeyReused);
+    }
     let entry = AuditEntry {
         actor: actor.clone(),
         at: now,
@@ -32,7 +41,16 @@ pub async fn add_shared_database(
         record_id: None,
         changes: None,
     };
-    Ok(databases.add(new, &entry).await?)
+    match databases.add(new, &entry).await {
+        Ok(added) => Ok(added),
+        Err(error) => {
+            // What was refused may be asked for anew, by the same key.
+            if let (Some(asked), DatabaseError::Refused { .. }) = (asked, &error) {
+                databases.forget_key(asked).await?;
+            }
+            Err(error.into())
+        }
+    }
 }
 
 fn check(new: &NewSharedDatabase) -> Result<(), ValidationErrors> {
@@ -63,7 +81,6 @@ fn check_name(new: &NewSharedDatabase) -> Result<(), ValidationErrors> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::DatabaseError;
     use crate::ports::databases::MockPlatformDatabases;
 
     fn new(place: SharedPlace, name: Option<&str>) -> NewSharedDatabase {
@@ -93,9 +110,35 @@ mod tests {
             Err(DatabaseError::Refused { reason: reason() })
         });
         let new = new(SharedPlace::Database("postgres://u:secret@h/d".into()), None);
-        let refused = add_shared_database(&databases, &Actor::system(), &new, DateTime::UNIX_EPOCH).await;
+        let refused =
+            add_shared_database(&databases, &Actor::system(), &new, None, DateTime::UNIX_EPOCH).await;
         let refused = refused.unwrap_err();
         assert_eq!(refused.to_string(), reason());
         assert!(!format!("{new:?} {refused:?}").contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_key_names_one_request_and_none_that_was_refused() {
+        let asked = |fingerprint: u8| Asked {
+            user: uuid::Uuid::nil(),
+            key: "once".parse().unwrap(),
+            fingerprint: crate::idempotency::Fingerprint::new([fingerprint; 32]),
+        };
+        let new = new(SharedPlace::Beside, None);
+        let mut databases = MockPlatformDatabases::new();
+        databases.expect_claim_key().returning(move |_, _| Ok(Some(asked(1).fingerprint)));
+        let at = DateTime::UNIX_EPOCH;
+        let other = add_shared_database(&databases, &Actor::system(), &new, Some(&asked(2)), at).await;
+        assert!(matches!(other, Err(UseCaseError::KeyReused)), "{other:?}");
+
+        let mut databases = MockPlatformDatabases::new();
+        databases.expect_claim_key().times(1).returning(|_, _| Ok(None));
+        databases
+            .expect_add()
+            .times(1)
+            .returning(|_, _| Err(DatabaseError::Refused { reason: "no".to_owned() }));
+        databases.expect_forget_key().times(1).returning(|_| Ok(()));
+        let refused = add_shared_database(&databases, &Actor::system(), &new, Some(&asked(1)), at).await;
+        assert!(matches!(refused, Err(UseCaseError::WrongState { .. })), "{refused:?}");
     }
 }

@@ -49,7 +49,7 @@ fn wanted(arguments: &DatabaseAddArgs) -> Result<NewSharedDatabase, Failure> {
 
 async fn add(platform: &Platform, new: &NewSharedDatabase, as_json: bool) -> Result<(), Failure> {
     let databases = platform.databases().as_ref();
-    let added = add_shared_database(databases, &Actor::system(), new, SystemClock.now()).await?;
+    let added = add_shared_database(databases, &Actor::system(), new, None, SystemClock.now()).await?;
     if as_json {
         return output::json(&AddedDatabaseBody::new(added));
     }

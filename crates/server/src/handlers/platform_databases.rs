@@ -185,19 +185,20 @@ pub async fn list(
 /// Makes a further shared database, or takes one that is there and empty, and answers when orchestras can be put in it.
 ///
 /// Asked again for the same place, with a key or without, it answers the database that is there; one whose making was not
-/// finished is finished first. What cannot be used is refused (409, `wrong-state`) with a sentence that says what to do,
+/// finished is finished first. A key that named another request is refused (422). What cannot be used is refused (409, `wrong-state`) with a sentence that says what to do,
 /// before anything is made there.
 #[utoipa::path(post, path = "/api/v1/platform/databases", operation_id = "add_database", tag = "platform",
     security(("bearer" = [])), params(IdempotencyHeaders), request_body = AddDatabase, responses(
     (status = CREATED, body = AddedDatabaseBody),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
+    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
     (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn add(
     State(state): State<AppState>,
     caller: PlatformCaller,
-    Creating { asking: _, body: request }: Creating<AddDatabase>,
+    Creating { asking, body: request }: Creating<AddDatabase>,
 ) -> Result<Response, Problem> {
     caller.may(Permission::ManageTenants)?;
     let place = match (request.server, request.database) {
@@ -210,7 +211,8 @@ pub async fn add(
         }
     };
     let new = NewSharedDatabase { place, name: request.name, adopt_logins: false };
-    let added = add_shared_database(&*state.platform_databases, &caller.actor, &new, state.now()).await?;
+    let (databases, asked) = (&*state.platform_databases, asking.by(&caller.actor)?);
+    let added = add_shared_database(databases, &caller.actor, &new, asked.as_ref(), state.now()).await?;
     let (location, is_again) = (format!("/api/v1/platform/databases/{}", added.record.id), added.is_again);
     let answer = list::created(&location, AddedDatabaseBody::new(added));
     Ok(if is_again { mark_replayed(answer) } else { answer })

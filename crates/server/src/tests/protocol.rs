@@ -49,7 +49,7 @@ impl Operation {
 
     /// Whether asking twice could make two: every POST but those that act on a thing that is named, and signing in.
     fn creates(&self) -> bool {
-        let acts_on_one = ["archive", "restore", "suspend", "resume", "abort", "back", "finish"];
+        let acts_on_one = ["archive", "restore", "suspend", "resume", "abort", "back", "finish", "check"];
         let last = self.path.rsplit('/').next().unwrap_or_default();
         self.method == "POST" && self.name != "login" && !acts_on_one.contains(&last)
     }
@@ -138,6 +138,7 @@ async fn every_route_that_creates_describes_and_honours_a_key() {
     assert_eq!(
         creating,
         [
+            "add_database",
             "create_instrument",
             "create_member",
             "create_musician",

@@ -114,7 +114,7 @@ impl Maker<'_> {
         }
         // Nothing was made until here.
         let mut partial = Vec::new();
-        // Roles are the server's, whichever of its databases a caller came by: one at a time changes them.
+        // Roles and the template are the server's, whichever of its databases a caller came by: one at a time makes them.
         let doing = "waiting for another that sets this server up";
         let mut turn = self.registry.begin_control().await.map_err(during(doing))?;
         logins::lock_server(&mut turn, "roles", &server.facts.server_identifier).await?;
@@ -130,11 +130,13 @@ impl Maker<'_> {
             address: &address,
         };
         let logins = self.store_logins(&mut server, &place).await?;
+        if !matches!(named, Named::Database(_)) {
+            partial.extend(make_template(&mut server, admin).await?);
+        }
         turn.commit().await.map_err(during(doing))?;
         let mut data = if let Named::Database(_) = named {
             server
         } else {
-            partial.extend(make_template(&mut server, admin).await?);
             create_if_missing(&mut server.conn, &admin.with_database(&name)).await?;
             server.close().await?;
             Session::open(&admin.with_database(&name)).await?

@@ -12,7 +12,7 @@
 //! applier   acknowledged        -> entries and batches up to there are deleted, some at a time
 //! ```
 //!
-//! A log is called after the move and its direction ([`stream_name`](super::slot::stream_name)), and so are its
+//! A log is called after the move and its direction ([`stream_name`]), and so are its
 //! function and its triggers. It lies in the database that changes are read from, belongs to the owner, and is granted
 //! to nobody: a row gets in through the triggers' function alone, which runs as the owner, and only rows of the tenant
 //! that moves do. The application neither reads nor writes it.

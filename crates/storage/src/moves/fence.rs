@@ -180,7 +180,7 @@ impl Exclusive {
         Ok(())
     }
 
-    /// The same where changes are read from a [`change_log`](super::change_log): the mark is left there.
+    /// The same where changes are read from a [`change_log`]: the mark is left there.
     ///
     /// # Errors
     /// As [`Exclusive::close`].

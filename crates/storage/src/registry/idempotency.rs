@@ -19,8 +19,8 @@ const REMOVED_AT_ONCE: i64 = 20;
 /// What a request made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Made {
-    /// The tenant, or the one that got a member.
-    pub(super) tenant: TenantId,
+    /// The tenant, or the one that got a member; `None` for a database, which is found by its place.
+    pub(super) tenant: Option<TenantId>,
     /// The member, if that is what was made.
     pub(super) member: Option<Uuid>,
     /// The move of the tenant, if that is what was begun.
@@ -51,7 +51,7 @@ pub(super) async fn find(
         StoreError::Corrupt { table: "registry.idempotency_keys", id: asked.user.to_string() }
     })?;
     let made = Made {
-        tenant: TenantId::from_uuid(row.tenant_id),
+        tenant: row.tenant_id.map(TenantId::from_uuid),
         member: row.member_id,
         moved: row.move_id.map(MoveId::from_uuid),
     };
@@ -89,10 +89,30 @@ pub(super) async fn record(
         host(at),
         asked.key.as_str(),
         &asked.fingerprint.as_bytes()[..],
-        made.tenant.as_uuid(),
+        made.tenant.map(TenantId::as_uuid),
         made.member,
         made.moved.map(MoveId::as_uuid),
         now
+    )
+    .execute(conn)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+/// Forgets a key that names a request which was refused.
+pub(super) async fn forget(
+    conn: &mut PgConnection,
+    asked: &Asked,
+    at: Option<TenantId>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "DELETE FROM registry.idempotency_keys
+        WHERE user_id = $1 AND at_tenant = $2 AND key = $3 AND fingerprint = $4",
+        asked.user,
+        host(at),
+        asked.key.as_str(),
+        &asked.fingerprint.as_bytes()[..]
     )
     .execute(conn)
     .await

@@ -81,7 +81,7 @@ impl MoveDesk for PgMoveDesk {
             tx.rollback().await.map_err(store_error)?;
             return Ok(KeyedMove::Before { fingerprint, id: made.moved });
         }
-        let made = Made { tenant, member: None, moved: Some(id) };
+        let made = Made { tenant: Some(tenant), member: None, moved: Some(id) };
         idempotency::record(&mut tx, asked, None, made, now).await?;
         tx.commit().await.map_err(store_error)?;
         Ok(KeyedMove::Now)

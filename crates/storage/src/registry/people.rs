@@ -91,7 +91,7 @@ impl PersonRegistry for PgPersonRegistry {
             return Ok(Joined::Before { fingerprint, user: made.member.ok_or_else(corrupt)? });
         }
         let person = add_member(&mut tx, version, tenant, member, role, entry.at).await?;
-        let made = idempotency::Made { tenant, member: Some(person.id), moved: None };
+        let made = idempotency::Made { tenant: Some(tenant), member: Some(person.id), moved: None };
         idempotency::record(&mut tx, asked, Some(tenant), made, entry.at).await?;
         let entry = AuditEntry { record_id: Some(person.id.to_string()), ..entry.clone() };
         audit::record(&mut tx, Some(tenant), &entry).await?;

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde_json::json;
 use sqlx::Connection;
 use stagesub_domain::audit::AuditEntry;
 use stagesub_domain::error::{DatabaseError, StoreError};
+use stagesub_domain::idempotency::{Asked, Fingerprint};
 use stagesub_domain::page::Paged;
 use stagesub_domain::ports::databases::{
     AddedDatabase, DatabaseCheck, DatabaseFinding, DatabaseRecord, Holds, NewSharedDatabase,
@@ -19,6 +21,7 @@ use stagesub_tenancy::{DatabaseId, PlacementEpoch, PoolTarget, TenantId};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::idempotency::{self, Made};
 use super::moves::PgMoveRegistry;
 use super::tenant_databases::{chain, database_error, named};
 use super::{Keys, RegistryPools, audit, commit};
@@ -32,6 +35,7 @@ use crate::migrate::session;
 use crate::moves::preflight::{obstacles_at, sweep};
 use crate::moves::session::Site;
 use crate::registry::logins::PgDatabaseLogins;
+use crate::registry::version::next_version;
 use crate::repo::store_error;
 use crate::target::ConnectionTarget;
 
@@ -239,6 +243,26 @@ impl PlatformDatabases for PgPlatformDatabases {
         let record = self.find(added.id).await?.ok_or_else(gone)?;
         let partial = added.partial.iter().map(|one| format!("{}: {}", one.name, one.why)).collect();
         Ok(AddedDatabase { record, is_again: added.known, partial })
+    }
+
+    async fn claim_key(&self, asked: &Asked, now: DateTime<Utc>) -> Result<Option<Fingerprint>, StoreError> {
+        let mut tx = self.registry.begin_control().await.map_err(store_error)?;
+        // The first lock of everybody who looks for a key here: nobody is between looking and writing.
+        next_version(&mut tx).await?;
+        if let Some((fingerprint, _)) = idempotency::find(&mut tx, asked, None, now).await? {
+            tx.rollback().await.map_err(store_error)?;
+            return Ok(Some(fingerprint));
+        }
+        let made = Made { tenant: None, member: None, moved: None };
+        idempotency::record(&mut tx, asked, None, made, now).await?;
+        tx.commit().await.map_err(store_error)?;
+        Ok(None)
+    }
+
+    async fn forget_key(&self, asked: &Asked) -> Result<(), StoreError> {
+        let mut tx = self.registry.begin_control().await.map_err(store_error)?;
+        idempotency::forget(&mut tx, asked, None).await?;
+        tx.commit().await.map_err(store_error)
     }
 
     async fn check(&self, id: DatabaseId) -> Result<Option<DatabaseCheck>, StoreError> {

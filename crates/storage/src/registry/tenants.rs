@@ -136,8 +136,9 @@ impl TenantRegistry for PgTenantRegistry {
         if let Some(asked) = &tenant.asked
             && let Some((fingerprint, made)) = idempotency::find(&mut tx, asked, None, tenant.now).await?
         {
-            let found = find_wanted(&mut *tx, made.tenant).await?;
-            let (account, dedicated) = found.ok_or_else(|| corrupt(made.tenant.as_uuid()))?;
+            let tenant = made.tenant.ok_or_else(|| corrupt(asked.user))?;
+            let found = find_wanted(&mut *tx, tenant).await?;
+            let (account, dedicated) = found.ok_or_else(|| corrupt(tenant.as_uuid()))?;
             tx.rollback().await.map_err(store_error)?;
             return Ok(Reservation::Before { fingerprint, account, dedicated });
         }
@@ -175,7 +176,7 @@ impl TenantRegistry for PgTenantRegistry {
             add_member(&mut tx, version, tenant.id, admin, Role::Admin, tenant.now).await?;
         }
         if let Some(asked) = &tenant.asked {
-            let made = idempotency::Made { tenant: tenant.id, member: None, moved: None };
+            let made = idempotency::Made { tenant: Some(tenant.id), member: None, moved: None };
             idempotency::record(&mut tx, asked, None, made, tenant.now).await?;
         }
         audit::record(&mut tx, Some(tenant.id), entry).await?;
