@@ -27,9 +27,14 @@ async fn take(lab: &Lab, tenant: TenantId, within: Duration) -> Taken {
     Exclusive::take(connect(&lab.mover).await, tenant, within).await.unwrap()
 }
 
+/// The lock, kept however long the test is busy with others.
 async fn held(lab: &Lab, tenant: TenantId) -> Exclusive {
     match take(lab, tenant, LONG).await {
-        Taken::Held(exclusive) => exclusive,
+        Taken::Held(mut exclusive) => {
+            let session = exclusive.session();
+            sqlx::raw_sql("SET idle_session_timeout = 0").execute(session).await.unwrap();
+            exclusive
+        }
         Taken::Busy(_) => panic!("nobody writes"),
     }
 }
