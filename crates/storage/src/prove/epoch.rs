@@ -96,6 +96,42 @@ pub(super) async fn find_epoch(app: &mut Session, tenant: TenantId) -> Result<Op
     Ok(found.and_then(|epoch| epoch.parse().ok()))
 }
 
+/// The epoch that the victim's fence bears in a database that served it once and does not now: a move has taken it away.
+async fn find_left(app: &mut Session, tenant: TenantId) -> Result<Option<i64>, ProveError> {
+    let mut transaction = app.begin(Bound::To(tenant)).await?;
+    let sql = format!(
+        "SELECT epoch::text FROM app.tenant_fence WHERE tenant_id = '{tenant}' AND state <> 'active'"
+    );
+    let found = transaction.read(&sql).await?;
+    transaction.end().await?;
+    Ok(found.and_then(|epoch| epoch.parse().ok()))
+}
+
+/// Attacks `app.enter` where the victim is served no more: at no epoch does anybody enter.
+async fn attack_left(
+    app: &mut Session,
+    login: &ConnectionTarget,
+    (attacker, victim): (TenantId, TenantId),
+    epoch: i64,
+) -> Result<Vec<Attack>, ProveError> {
+    let label = Label::held();
+    let mut attacks = Vec::new();
+    for mode in [Mode::Read, Mode::Write] {
+        let outcome = judge(enter(app, Bound::To(victim), mode, &epoch.to_string()).await?, &[STALE_EPOCH]);
+        attacks.push(label.attack(
+            SUITE,
+            TARGET,
+            format!("the epoch that the victim left at, {mode}"),
+            outcome,
+        ));
+    }
+    attacks.extend(attack(app, (attacker, victim), epoch, &label).await?);
+    let mut path = DataPath::open(app, login).await?;
+    attacks.extend(attack_reads(&mut path, victim, epoch, Reading::Either, &label).await);
+    path.close().await;
+    Ok(attacks)
+}
+
 /// Attacks `app.enter`, and the data path over it and beside it.
 pub(super) async fn attack_all(
     app: &mut Session,
@@ -104,6 +140,9 @@ pub(super) async fn attack_all(
     victim: TenantId,
 ) -> Result<Vec<Attack>, ProveError> {
     let Some(epoch) = find_epoch(app, victim).await? else {
+        if let Some(epoch) = find_left(app, victim).await? {
+            return attack_left(app, login, (attacker, victim), epoch).await;
+        }
         let why = not_carried_out("the database does not serve the victim now: admit it");
         return Ok(vec![Label::allowed(SUITE, TARGET, "the victim's epoch, writing", why)]);
     };
