@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stagesub_auth::ports::{AuthorityStore, CredentialStore};
 use stagesub_auth::{
@@ -41,11 +40,11 @@ use stagesub_storage::repo::PgHotLists;
 use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
-use stagesub_tenancy::nodes::{Membership, Sharing, Uses};
+use stagesub_tenancy::nodes::Membership;
 use stagesub_tenancy::{
     CacheSettings, CachedDirectory, ChangeFollower, ChangeSignal, ChangeSink, DirectoryError, HostPolicy,
-    NodeId, NodeRegistry, OpenError, PoolFactory, PoolSettings, PoolTarget, Resolver, Router,
-    TenantDirectory, TenantId, UsageLedger, UsageMeter, UsageSink,
+    NodeId, NodeRegistry, PoolSettings, Resolver, Router, TenantDirectory, TenantId, UsageLedger, UsageMeter,
+    UsageSink,
 };
 use uuid::Uuid;
 
@@ -58,12 +57,17 @@ use crate::jobs::{Jobs, changes, nodes, upkeep, usage};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Sources};
 use crate::problem::error_chain;
-use crate::readiness::{NotReady, PROBE_TIMEOUT, Readiness, Remembered};
+use crate::readiness::Remembered;
 use crate::state::{AppState, Invalidate, InvalidatePerson, Parts};
 
+mod answer;
+mod fleet;
 mod moves;
 
+use answer::DatabasesAnswer;
 use moves::Moves;
+
+pub use fleet::Fleet;
 
 /// Everything that works on the platform's databases, connected.
 pub struct Platform {
@@ -444,65 +448,6 @@ impl fmt::Debug for Platform {
     }
 }
 
-/// Connections to databases, as far as the nodes share them.
-#[derive(Clone)]
-pub struct Fleet {
-    router: Arc<Router<LeanPoolFactory>>,
-    factory: Arc<LeanPoolFactory>,
-    sizes: PoolSizes,
-    shares: PoolShares,
-    live: Arc<AtomicU32>,
-}
-
-impl fmt::Debug for Fleet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fleet")
-            .field("sizes", &self.sizes)
-            .field("shares", &self.shares)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Fleet {
-    /// Remembers how many nodes live, for metrics.
-    pub(crate) fn heard_of(&self, nodes: u32) {
-        self.live.store(nodes, Ordering::Relaxed);
-    }
-
-    /// Uses at most so many connections from now on: pools that are open become smaller or larger.
-    pub async fn fit(&self, uses: Uses) {
-        // The pool has one more, which cancels statements.
-        let shared = uses.shared.saturating_sub(1);
-        self.factory.set_shared_connections(shared);
-        self.router.set_connection_budget(uses.dedicated);
-        for pool in self.router.shared_pools() {
-            pool.resize(shared).await;
-        }
-    }
-
-    /// What is in use: those that are open, or being opened or closed.
-    #[must_use]
-    pub fn uses(&self) -> Uses {
-        let pools = self.router.shared_pools();
-        let shared = pools.iter().map(|pool| u32::try_from(pool.connections()).unwrap_or(u32::MAX)).max();
-        Uses {
-            shared: shared.map_or(0, |connections| connections.saturating_add(1)),
-            dedicated: self.router.stats().connections,
-        }
-    }
-
-    /// Closes every pool, and returns when nothing is in use any more.
-    pub async fn end(&self) {
-        self.router.shutdown().await;
-    }
-
-    /// How it is shared with the other nodes.
-    #[must_use]
-    pub fn sharing(&self) -> Sharing {
-        self.shares.sharing(self.sizes)
-    }
-}
-
 fn factory_settings(databases: &DatabaseSettings) -> FactorySettings {
     let (settings, shares) = (databases.bounds.factory_settings(databases.pools), databases.shares);
     // Whoever keeps no statement keeps no first word either.
@@ -522,50 +467,6 @@ fn pool_settings(sizes: PoolSizes) -> PoolSettings {
         capacity: sizes.dedicated_pools,
         connection_budget: pools.saturating_mul(sizes.dedicated.saturating_add(1)),
         ..PoolSettings::default()
-    }
-}
-
-/// Ready when the registry and a shared database answer. Dedicated databases do not count: one that is away
-/// concerns its own tenant, and a node must not leave the others for it.
-struct DatabasesAnswer {
-    registry: RegistryPools,
-    factory: Arc<LeanPoolFactory>,
-}
-
-#[async_trait]
-impl Readiness for DatabasesAnswer {
-    async fn check(&self) -> Result<(), NotReady> {
-        bounded("the registry", async { Ok(self.registry.ping().await?) }).await?;
-        bounded("the shared database", async {
-            let shared = self.registry.list_shared().await?;
-            // Of several any one will do: those who live in another are served by this node as by every other.
-            let asked = shared.into_iter().map(|shared| {
-                Box::pin(async move {
-                    // Opening reads the database's marker over a connection of its own, so a pool that is fully lent
-                    // does not make a busy node look like a broken one.
-                    let pool = self.factory.open(&PoolTarget::Shared(shared)).await?;
-                    self.factory.close(pool).await;
-                    Ok::<(), OpenError>(())
-                })
-            });
-            let asked: Vec<_> = asked.collect();
-            if asked.is_empty() {
-                return Err(MigrateError::NoShared.into());
-            }
-            futures::future::select_ok(asked).await?;
-            Ok(())
-        })
-        .await
-    }
-}
-
-async fn bounded(
-    what: &'static str,
-    question: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
-) -> Result<(), NotReady> {
-    match tokio::time::timeout(PROBE_TIMEOUT, question).await {
-        Ok(answer) => answer.map_err(|source| NotReady { what, source }),
-        Err(elapsed) => Err(NotReady { what, source: Box::new(elapsed) }),
     }
 }
 
@@ -592,11 +493,5 @@ mod tests {
     fn the_budget_fits_every_dedicated_pool_at_its_size() {
         let settings = pool_settings(PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 });
         assert_eq!((settings.capacity, settings.connection_budget), (50, 150));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_database_that_hangs_is_not_ready_in_bounded_time() {
-        let error = bounded("the registry", std::future::pending()).await.unwrap_err();
-        assert_eq!(error.to_string(), "the registry does not answer");
     }
 }
