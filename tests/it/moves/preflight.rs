@@ -16,8 +16,8 @@ use stagesub_storage::moves::slot::stream_name;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_storage::registry::moves::PgMoveRegistry;
-use stagesub_tenancy::moves::{Move, MoveId, MovePath, MovePrefix, MoveState, Requester, Side};
-use stagesub_tenancy::{DatabaseId, Placement, PlacementEpoch, PoolTarget, TenantId};
+use stagesub_tenancy::moves::{Move, MoveId, MovePath, MovePrefix, NewMove, Requester};
+use stagesub_tenancy::{DatabaseId, Located, Placement, PlacementEpoch, PoolTarget, TenantId};
 use uuid::Uuid;
 
 use crate::databases::allowing;
@@ -96,27 +96,18 @@ fn contents() -> Contents {
 }
 
 fn moved(source: DatabaseId, target: DatabaseId) -> Move {
-    Move {
+    let tenant = TenantId::from_uuid(Uuid::now_v7());
+    let wanted = NewMove {
         id: MoveId::from_uuid(Uuid::now_v7()),
-        tenant: TenantId::from_uuid(Uuid::now_v7()),
-        source: Placement::Shared(source),
-        target: Placement::Shared(target),
+        tenant,
+        target,
         path: MovePath::Stream,
-        state: MoveState::Prepare,
-        heading: Side::Target,
-        epoch: PlacementEpoch(5),
         prefix: MovePrefix::from_bytes([7; 16]),
-        fingerprint: None,
         by: Requester::Platform,
         pace: None,
-        attempts: 0,
-        wanted: None,
-        error: None,
-        pause: None,
-        created_at: DateTime::UNIX_EPOCH,
-        updated_at: DateTime::UNIX_EPOCH,
-        ended_at: None,
-    }
+    };
+    let source = Located { tenant, placement: Placement::Shared(source), epoch: PlacementEpoch(5) };
+    Move::begun(wanted, source, Placement::Shared(target), DateTime::UNIX_EPOCH)
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use stagesub_tenancy::moves::registry::MovePage;
 use stagesub_tenancy::moves::{
     BeginMoveError, DataPlane, Move, MoveId, MovePath, MovePrefix, MoveRegistry, MoveRegistryError,
-    MoveState, NewMove, PlaneError, Refusal, Request, Requested, Requester, Side, Surveyor, TableProgress,
+    MoveState, NewMove, PlaneError, Refusal, Request, Requested, Requester, Surveyor, TableProgress,
 };
 use stagesub_tenancy::{DatabaseId, DirectoryError, Located, Placement, TenantId, TenantStatus};
 

@@ -9,7 +9,7 @@ use stagesub_tenancy::moves::plane::MockDataPlane;
 use stagesub_tenancy::moves::registry::{MockMoveRegistry, MovePage};
 use stagesub_tenancy::moves::survey::MockSurveyor;
 use stagesub_tenancy::moves::{
-    Move, MoveId, MovePath, MovePrefix, MoveState, Request as Wanted, Requested, Requester, Side,
+    Move, MoveId, MovePath, MovePrefix, MoveState, NewMove, Request as Wanted, Requested, Requester,
     TableProgress,
 };
 use stagesub_tenancy::{DatabaseId, Located, Placement, PlacementEpoch};
@@ -25,26 +25,22 @@ const THERE: DatabaseId = DatabaseId::from_uuid(Uuid::from_u128(22));
 const MOVE: MoveId = MoveId::from_uuid(Uuid::from_u128(31));
 
 fn moved(state: MoveState) -> Move {
-    Move {
+    let tenant = TenantId::from_uuid(Uuid::from_u128(1));
+    let wanted = NewMove {
         id: MOVE,
-        tenant: TenantId::from_uuid(Uuid::from_u128(1)),
-        source: Placement::Shared(HERE),
-        target: Placement::Shared(THERE),
+        tenant,
+        target: THERE,
         path: MovePath::Stream,
-        state,
-        heading: Side::Target,
-        epoch: PlacementEpoch(5),
         prefix: MovePrefix::from_bytes([0xab; 16]),
-        fingerprint: None,
         by: Requester::Person(USER),
         pace: std::num::NonZeroU32::new(6_000_000),
-        attempts: 0,
-        wanted: None,
-        error: None,
+    };
+    let source = Located { tenant, placement: Placement::Shared(HERE), epoch: PlacementEpoch(5) };
+    Move {
+        state,
         pause: Some(Duration::from_micros(9_500)),
-        created_at: now(),
-        updated_at: now(),
         ended_at: state.is_over().then(now),
+        ..Move::begun(wanted, source, Placement::Shared(THERE), now())
     }
 }
 

@@ -140,6 +140,33 @@ pub struct Move {
 }
 
 impl Move {
+    /// A move that begins: of a tenant that is at `source`, to the database that was wanted, as the registry places it.
+    #[must_use]
+    pub fn begun(wanted: NewMove, source: Located, target: Placement, at: DateTime<Utc>) -> Self {
+        let NewMove { id, tenant, target: _, path, prefix, by, pace } = wanted;
+        Self {
+            id,
+            tenant,
+            source: source.placement,
+            target,
+            path,
+            state: MoveState::Prepare,
+            heading: Side::Target,
+            epoch: source.epoch,
+            prefix,
+            fingerprint: None,
+            by,
+            pace,
+            attempts: 0,
+            wanted: None,
+            error: None,
+            pause: None,
+            created_at: at,
+            updated_at: at,
+            ended_at: None,
+        }
+    }
+
     /// A side's placement.
     #[must_use]
     pub const fn placement(&self, side: Side) -> Placement {
@@ -323,27 +350,18 @@ mod tests {
 
     fn moved(path: MovePath) -> Move {
         let database = |id| DatabaseId::from_uuid(Uuid::from_u128(id));
-        Move {
+        let tenant = TenantId::from_uuid(Uuid::from_u128(2));
+        let wanted = NewMove {
             id: MoveId::from_uuid(Uuid::from_u128(1)),
-            tenant: TenantId::from_uuid(Uuid::from_u128(2)),
-            source: Placement::Shared(database(3)),
-            target: Placement::Dedicated(database(4)),
+            tenant,
+            target: database(4),
             path,
-            state: Prepare,
-            heading: Side::Target,
-            epoch: PlacementEpoch(5),
             prefix: MovePrefix::from_bytes([0xab; 16]),
-            fingerprint: None,
             by: Requester::Platform,
             pace: None,
-            attempts: 0,
-            wanted: None,
-            error: None,
-            pause: None,
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at: DateTime::UNIX_EPOCH,
-            ended_at: None,
-        }
+        };
+        let source = Located { tenant, placement: Placement::Shared(database(3)), epoch: PlacementEpoch(5) };
+        Move::begun(wanted, source, Placement::Dedicated(database(4)), DateTime::UNIX_EPOCH)
     }
 
     fn through(path: MovePath, states: &[MoveState]) -> Move {

@@ -1,9 +1,9 @@
 //! What a move would be, without beginning it.
 
 use super::{
-    DatabaseId, DateTime, Destination, Fresh, Located, Move, MoveDraft, MovePath, MoveState, Moving, Pace,
-    Placement, Requester, SHORT_ROWS, Side, TenantId, UseCaseError, Utc, draft::choose_path, get_tenant,
-    plane_error, shared_target, source_of,
+    DatabaseId, DateTime, Destination, Fresh, Move, MoveDraft, MovePath, Moving, NewMove, Pace, Placement,
+    Requester, SHORT_ROWS, TenantId, UseCaseError, Utc, draft::choose_path, get_tenant, plane_error,
+    shared_target, source_of,
 };
 
 /// What a move would be.
@@ -49,7 +49,16 @@ pub async fn plan_move(
     let counted = moving.surveyor.rows(tenant, source.placement, SHORT_ROWS).await.map_err(plane_error)?;
     let obstacles = match target {
         Some(target) => {
-            let moved = on_paper(source, target, path, draft.pace, by, fresh, now);
+            let wanted = NewMove {
+                id: fresh.id,
+                tenant,
+                target: target.database(),
+                path,
+                prefix: fresh.prefix,
+                by,
+                pace: draft.pace.bytes(),
+            };
+            let moved = Move::begun(wanted, source, target, now);
             moving.plane.preflight(&moved).await.map_err(plane_error)?
         }
         None => Vec::new(),
@@ -63,37 +72,4 @@ pub async fn plan_move(
         rows: (counted <= SHORT_ROWS).then_some(counted),
         obstacles,
     })
-}
-
-/// The move as it would be stored.
-fn on_paper(
-    source: Located,
-    target: Placement,
-    path: MovePath,
-    pace: Pace,
-    by: Requester,
-    fresh: Fresh,
-    now: DateTime<Utc>,
-) -> Move {
-    Move {
-        id: fresh.id,
-        tenant: source.tenant,
-        source: source.placement,
-        target,
-        path,
-        state: MoveState::Prepare,
-        heading: Side::Target,
-        epoch: source.epoch,
-        prefix: fresh.prefix,
-        fingerprint: None,
-        by,
-        pace: pace.bytes(),
-        attempts: 0,
-        wanted: None,
-        error: None,
-        pause: None,
-        created_at: now,
-        updated_at: now,
-        ended_at: None,
-    }
 }

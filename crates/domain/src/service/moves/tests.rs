@@ -46,27 +46,8 @@ fn account(number: u128, tier: Tier, status: TenantStatus, placement: Placement)
 fn stored(wanted: &NewMove, source: Placement) -> Move {
     let target =
         if wanted.target == OWN { Placement::Dedicated(OWN) } else { Placement::Shared(wanted.target) };
-    Move {
-        id: wanted.id,
-        tenant: wanted.tenant,
-        source,
-        target,
-        path: wanted.path,
-        state: MoveState::Prepare,
-        heading: Side::Target,
-        epoch: PlacementEpoch(5),
-        prefix: wanted.prefix.clone(),
-        fingerprint: None,
-        by: wanted.by,
-        pace: wanted.pace,
-        attempts: 0,
-        wanted: None,
-        error: None,
-        pause: None,
-        created_at: moment(0),
-        updated_at: moment(0),
-        ended_at: None,
-    }
+    let source = Located { tenant: wanted.tenant, placement: source, epoch: PlacementEpoch(5) };
+    Move::begun(wanted.clone(), source, target, moment(0))
 }
 
 /// A platform with one orchestra, that has a move when one was begun.

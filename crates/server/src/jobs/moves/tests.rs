@@ -47,27 +47,18 @@ impl Paper {
 
     fn begin(&self, number: u128) {
         let database = |id| DatabaseId::from_uuid(Uuid::from_u128(id));
-        let moved = Move {
+        let tenant = TenantId::from_uuid(Uuid::from_u128(number));
+        let wanted = NewMove {
             id: id(number),
-            tenant: TenantId::from_uuid(Uuid::from_u128(number)),
-            source: Placement::Shared(database(1)),
-            target: Placement::Shared(database(2)),
+            tenant,
+            target: database(2),
             path: MovePath::Stream,
-            state: MoveState::Prepare,
-            heading: Side::Target,
-            epoch: PlacementEpoch(1),
             prefix: MovePrefix::from_bytes([1; 16]),
-            fingerprint: None,
             by: Requester::Platform,
             pace: None,
-            attempts: 0,
-            wanted: None,
-            error: None,
-            pause: None,
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at: DateTime::UNIX_EPOCH,
-            ended_at: None,
         };
+        let source = Located { tenant, placement: Placement::Shared(database(1)), epoch: PlacementEpoch(1) };
+        let moved = Move::begun(wanted, source, Placement::Shared(database(2)), DateTime::UNIX_EPOCH);
         self.rows.lock().unwrap().push(Row { moved, owner: None, until: Instant::now() });
     }
 

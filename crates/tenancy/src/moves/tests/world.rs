@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::moves::record::{
-    Cleanup, FencingToken, Move, MoveId, MovePrefix, Object, Requester, TableProgress,
+    Cleanup, FencingToken, Move, MoveId, MovePrefix, NewMove, Object, Requester, TableProgress,
 };
 use crate::moves::state::{MovePath, MoveState, Request, Side};
 use crate::nodes::NodeId;
@@ -135,27 +135,16 @@ impl World {
     pub(super) fn new(path: MovePath) -> Arc<Self> {
         let directory =
             Located { tenant: TENANT, placement: Placement::Shared(SOURCE), epoch: PlacementEpoch(FIRST) };
-        let moved = Move {
+        let wanted = NewMove {
             id: MOVE,
             tenant: TENANT,
-            source: Placement::Shared(SOURCE),
-            target: Placement::Dedicated(TARGET),
+            target: TARGET,
             path,
-            state: MoveState::Prepare,
-            heading: Side::Target,
-            epoch: PlacementEpoch(FIRST),
             prefix: MovePrefix::from_bytes([7; 16]),
-            fingerprint: None,
             by: Requester::Platform,
             pace: None,
-            attempts: 0,
-            wanted: None,
-            error: None,
-            pause: None,
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at: DateTime::UNIX_EPOCH,
-            ended_at: None,
         };
+        let moved = Move::begun(wanted, directory, Placement::Dedicated(TARGET), DateTime::UNIX_EPOCH);
         let inner = Inner {
             directory,
             said: vec![directory],
