@@ -44,6 +44,7 @@ use uuid::Uuid;
 use super::lsn::Lsn;
 use super::pgoutput::Message;
 use super::progress::{self, Direction};
+use super::session::flush_commits;
 use super::slot::{Changes, Event};
 use crate::catalogue::TableName;
 use crate::error::sqlstate;
@@ -151,14 +152,7 @@ impl Applier {
             .execute(&mut conn)
             .await
             .map_err(failed)?;
-        let durable =
-            sqlx::query_scalar!(r#"SELECT current_setting('synchronous_commit') <> 'off' AS "durable!""#)
-                .fetch_one(&mut conn)
-                .await
-                .map_err(failed)?;
-        if !durable {
-            sqlx::raw_sql("SET synchronous_commit = on").execute(&mut conn).await.map_err(failed)?;
-        }
+        flush_commits(&mut conn).await.map_err(failed)?;
         let targets = tables::read(&mut conn, &options.tables).await?;
         let found = progress::find(&mut conn, options.move_id, options.direction).await?;
         let progress = found.ok_or(ApplyError::NotBegun)?;

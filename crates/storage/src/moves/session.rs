@@ -207,8 +207,7 @@ impl MoverSession {
     /// # Errors
     /// [`SessionError::Setup`].
     pub async fn flush_commits(&mut self) -> Result<(), SessionError> {
-        let set = sqlx::raw_sql("SET synchronous_commit = on").execute(&mut self.conn).await;
-        set.map(drop).map_err(self.failed())
+        flush_commits(&mut self.conn).await.map_err(self.failed())
     }
 
     /// Begins a transaction whose snapshot others may read in, until [`MoverSession::leave_snapshot`]; its name.
@@ -262,6 +261,19 @@ impl MoverSession {
         let database = self.database.clone();
         |source| SessionError::Setup { database, source }
     }
+}
+
+/// Has the session's commits be durable before they are answered: others decide by them. A server that waits for more
+/// than that goes on to.
+pub(super) async fn flush_commits(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let durable =
+        sqlx::query_scalar!(r#"SELECT current_setting('synchronous_commit') <> 'off' AS "durable!""#)
+            .fetch_one(&mut *conn)
+            .await?;
+    if !durable {
+        sqlx::raw_sql("SET synchronous_commit = on").execute(conn).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

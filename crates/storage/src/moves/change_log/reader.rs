@@ -17,6 +17,7 @@ use super::tables::{self, LoggedTable};
 use super::{ChangeLog, ChangeLogError, batch_at, position_of};
 use crate::moves::lsn::Lsn;
 use crate::moves::pgoutput::{DecodeError, Message, Old};
+use crate::moves::session::flush_commits;
 use crate::moves::slot::StreamError;
 
 /// Most entries that are read at once.
@@ -107,14 +108,7 @@ impl Reader {
             .execute(&mut conn)
             .await
             .map_err(failed)?;
-        let durable =
-            sqlx::query_scalar!(r#"SELECT current_setting('synchronous_commit') <> 'off' AS "durable!""#)
-                .fetch_one(&mut conn)
-                .await
-                .map_err(failed)?;
-        if !durable {
-            sqlx::raw_sql("SET synchronous_commit = on").execute(&mut conn).await.map_err(failed)?;
-        }
+        flush_commits(&mut conn).await.map_err(failed)?;
         let tables = tables::read(&mut conn, &log.tables).await?;
         let sql = Statements::of(log);
         let first = i64::try_from(batch_at(from)).map_err(|_| ChangeLogError::Lost(from))?;
