@@ -43,7 +43,7 @@ pub struct Mark {
     /// The move's own prefix: random, so that nobody else can make one.
     pub prefix: String,
     /// Which one it is.
-    pub number: i64,
+    pub number: u64,
 }
 
 impl Mark {

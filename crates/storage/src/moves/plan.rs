@@ -24,7 +24,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::PgConnection;
 
 use crate::catalogue::{self, CyclicTables, RelationKind, Table, TableName, parents_first};
-use crate::moves::session::{MoverSession, SessionError};
+use crate::moves::session::MoverSession;
 use crate::roles::quote;
 
 pub use fingerprint::Fingerprint;
@@ -156,20 +156,17 @@ impl MovePlan {
     /// could not be moved included.
     ///
     /// # Errors
-    /// [`PlanError::Catalogue`]; [`PlanError::Cyclic`] unless the mover may switch the checks off.
+    /// [`PlanError::Catalogue`]; [`PlanError::Cyclic`] where the checks are kept.
     ///
     /// # Cancel safety
     /// As [`MovePlan::read`].
-    pub async fn read_to_remove(session: &mut MoverSession, contents: &Contents) -> Result<Self, PlanError> {
+    pub async fn read_to_remove(
+        session: &mut MoverSession,
+        contents: &Contents,
+        checks: Checks,
+    ) -> Result<Self, PlanError> {
         let database = session.describe().to_owned();
         let catalogue = |source| PlanError::Catalogue { database: database.clone(), source };
-        let may_skip = session.may_skip_checks().await;
-        let checks = match may_skip {
-            Ok(true) => Checks::Skipped,
-            Ok(false) => Checks::Kept,
-            Err(SessionError::Setup { source, .. }) => return Err(catalogue(source)),
-            Err(SessionError::Connect { .. }) => return Err(catalogue(sqlx::Error::PoolClosed)),
-        };
         let Survey { mut relations, facts } = survey(session.conn(), contents).await.map_err(catalogue)?;
         relations.retain(|relation| {
             relation.kind == RelationKind::Table

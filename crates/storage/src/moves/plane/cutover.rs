@@ -175,10 +175,7 @@ pub(super) async fn close(moved: &Move, running: &mut Running) -> Result<(), Pla
     let closed = if logs::are_used(moved) {
         exclusive.close_logged(epoch, &logs::name(moved, way(moved)), number).await
     } else {
-        let left = Mark {
-            prefix: prefix(moved)?.as_str().to_owned(),
-            number: i64::try_from(number).unwrap_or(i64::MAX),
-        };
+        let left = Mark { prefix: prefix(moved)?.as_str().to_owned(), number };
         exclusive.close(epoch, &left).await
     };
     match closed {

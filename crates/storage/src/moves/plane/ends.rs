@@ -177,7 +177,7 @@ impl PgDataPlane {
     }
 }
 
-const fn checks(may_skip: bool) -> Checks {
+pub(super) const fn checks(may_skip: bool) -> Checks {
     if may_skip { Checks::Skipped } else { Checks::Kept }
 }
 

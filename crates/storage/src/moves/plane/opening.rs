@@ -13,6 +13,7 @@ use super::{PgDataPlane, error, logs};
 use crate::catalogue::TableName;
 use crate::moves::copy::{self, CopySettings, TenantCopy, purge};
 use crate::moves::pace::Pace;
+use crate::moves::preflight;
 use crate::moves::progress::{self, Direction};
 use crate::moves::slot::{
     SlotSession, Snapshot, create_publication, drop_publication, drop_slot, stream_name,
@@ -52,6 +53,17 @@ pub(super) fn pace(moved: &Move) -> Pace {
 }
 
 impl PgDataPlane {
+    /// What stands in the way, as far as the two databases show.
+    pub(super) async fn obstacles(&self, moved: &Move) -> Result<Vec<String>, PlaneError> {
+        let ends = match self.ends(moved, &mut Running::default()).await {
+            Ok(ends) => ends,
+            Err(PlaneError::Refused(why)) => return Ok(vec![why]),
+            Err(error) => return Err(error),
+        };
+        let (source, target) = (ends.site(Side::Source), ends.site(Side::Target));
+        preflight::obstacles(moved, source, target, &self.contents).await.map_err(error::preflight)
+    }
+
     /// Publications at both sides, and at the source the slot whose snapshot is copied; or the log in place of them.
     pub(super) async fn open_streams(&self, moved: &Move, running: &mut Running) -> Result<(), PlaneError> {
         let plans = self.plans(moved, running).await?;

@@ -4,6 +4,7 @@ use stagesub_tenancy::moves::record::Object;
 use stagesub_tenancy::moves::{Cleanup, Move, PlaneError, Side};
 use tokio::time::{Instant, sleep};
 
+use super::ends::checks;
 use super::running::Running;
 use super::{PgDataPlane, error};
 use crate::logins::LoginRole;
@@ -11,7 +12,6 @@ use crate::moves::change_log;
 use crate::moves::copy::purge;
 use crate::moves::fence::{self, State};
 use crate::moves::plan::MovePlan;
-use crate::moves::preflight;
 use crate::moves::progress;
 use crate::moves::session::MoverSession;
 use crate::moves::slot::{drop_publication, drop_slot, sever};
@@ -47,7 +47,7 @@ impl PgDataPlane {
         // Nothing streams any more.
         running.end_flows();
         running.snapshot = None;
-        let side = if cleanup.database == moved.source.database() { Side::Source } else { Side::Target };
+        let side = side_of(moved, cleanup)?;
         let mut session = match running.take(side) {
             Some(session) => session,
             None => self.site(moved, side).await?.open("tidy").await.map_err(error::session)?,
@@ -91,7 +91,8 @@ impl PgDataPlane {
             // Nobody ever entered.
             None => {}
         }
-        let plan = MovePlan::read_to_remove(session, &self.contents).await.map_err(error::plan)?;
+        let checks = checks(session.may_skip_checks().await.map_err(error::session)?);
+        let plan = MovePlan::read_to_remove(session, &self.contents, checks).await.map_err(error::plan)?;
         let removed = purge(session, &plan, moved.tenant).await.map_err(error::copy)?;
         tracing::info!(moved = %moved.id, removed, "rows were removed where the tenant is not served");
         Ok(())
@@ -130,15 +131,15 @@ impl PgDataPlane {
             sleep(LOOK).await;
         }
     }
+}
 
-    /// What stands in the way, as far as the two databases show.
-    pub(super) async fn obstacles(&self, moved: &Move) -> Result<Vec<String>, PlaneError> {
-        let ends = match self.ends(moved, &mut Running::default()).await {
-            Ok(ends) => ends,
-            Err(PlaneError::Refused(why)) => return Ok(vec![why]),
-            Err(error) => return Err(error),
-        };
-        let (source, target) = (ends.site(Side::Source), ends.site(Side::Target));
-        preflight::obstacles(moved, source, target, &self.contents).await.map_err(error::preflight)
-    }
+/// In which of its two databases something of a move is.
+fn side_of(moved: &Move, cleanup: &Cleanup) -> Result<Side, PlaneError> {
+    let found = Side::ALL.into_iter().find(|side| moved.placement(*side).database() == cleanup.database);
+    found.ok_or_else(|| {
+        PlaneError::Refused(format!(
+            "{} is said to be in the database {}, which is neither side of the move",
+            cleanup.name, cleanup.database
+        ))
+    })
 }
