@@ -99,6 +99,19 @@ impl Ground {
         assert!(matches!(asked, Requested::Accepted(_)), "{asked:?}");
     }
 
+    /// Drives the one move there is through every cutover that it can make, and ends it at the target.
+    pub(super) async fn there_and_back_and_there(&self, id: MoveId) {
+        let driven = self.drive();
+        self.reaches(id, MoveState::Active, Side::Target).await;
+        self.ask(id, Request::Back).await;
+        self.reaches(id, MoveState::Active, Side::Source).await;
+        self.ask(id, Request::Back).await;
+        self.reaches(id, MoveState::Active, Side::Target).await;
+        self.ask(id, Request::Finish).await;
+        let Driven::Ended(ended) = driven.await.unwrap() else { panic!("it ends") };
+        assert_eq!((ended.state, ended.serving()), (MoveState::Finished, Side::Target));
+    }
+
     /// That nothing of a move is left in these databases. Sessions that were closed are gone a moment later.
     pub(super) async fn nothing_left(&self, id: MoveId, databases: &[DatabaseId]) {
         until("nothing is left of the move", async || {
@@ -215,15 +228,7 @@ async fn a_tenant_moves_to_its_own_database_and_back_while_it_is_in_use() {
     let shared = moved.source.database();
     let others = ground.rows(shared, "tenant.audit", other.tenant).await;
     let writers = Writers::start(&orchestra.admin);
-    let driven = ground.drive();
-    ground.reaches(moved.id, MoveState::Active, Side::Target).await;
-    ground.ask(moved.id, Request::Back).await;
-    ground.reaches(moved.id, MoveState::Active, Side::Source).await;
-    ground.ask(moved.id, Request::Back).await;
-    ground.reaches(moved.id, MoveState::Active, Side::Target).await;
-    ground.ask(moved.id, Request::Finish).await;
-    let Driven::Ended(ended) = driven.await.unwrap() else { panic!("it ends") };
-    assert_eq!((ended.state, ended.serving()), (MoveState::Finished, Side::Target));
+    ground.there_and_back_and_there(moved.id).await;
     let mut made = writers.stop().await;
     made.sort();
     assert!(!made.is_empty());

@@ -28,15 +28,7 @@ async fn a_tenant_moves_there_and_back_where_nothing_is_decoded() {
     let writers = Writers::start(&orchestra.admin);
     // Another tenant writes all the while, and is not in it.
     let beside = Writers::start(&other.admin);
-    let driven = ground.drive();
-    ground.reaches(moved.id, MoveState::Active, Side::Target).await;
-    ground.ask(moved.id, Request::Back).await;
-    ground.reaches(moved.id, MoveState::Active, Side::Source).await;
-    ground.ask(moved.id, Request::Back).await;
-    ground.reaches(moved.id, MoveState::Active, Side::Target).await;
-    ground.ask(moved.id, Request::Finish).await;
-    let Driven::Ended(ended) = driven.await.unwrap() else { panic!("it ends") };
-    assert_eq!((ended.state, ended.serving()), (MoveState::Finished, Side::Target));
+    ground.there_and_back_and_there(moved.id).await;
     let mut made = writers.stop().await;
     made.sort();
     assert!(!made.is_empty());
