@@ -47,6 +47,12 @@ impl Pace {
         rate.map_or_else(Self::unlimited, Self::bytes_per_second)
     }
 
+    /// Whether there is a rate.
+    #[must_use]
+    pub const fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// Waits until so many bytes may go. Time in which nobody asked is not saved up.
     ///
     /// # Cancel safety

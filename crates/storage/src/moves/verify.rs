@@ -44,13 +44,23 @@ pub struct VerifySettings {
     pub pace: Pace,
 }
 
+impl VerifySettings {
+    /// The usual ones at a pace. Where there is one, chunks are small: while one is read nobody waits, and both sides'
+    /// processors have that to do and nothing else.
+    #[must_use]
+    pub fn at(pace: Pace) -> Self {
+        let rows = if pace.is_limited() { 999 } else { 4_999 };
+        Self {
+            chunk_rows: NonZeroU32::MIN.saturating_add(rows),
+            most_differences: NonZeroUsize::MIN.saturating_add(99),
+            pace,
+        }
+    }
+}
+
 impl Default for VerifySettings {
     fn default() -> Self {
-        Self {
-            chunk_rows: NonZeroU32::MIN.saturating_add(4_999),
-            most_differences: NonZeroUsize::MIN.saturating_add(99),
-            pace: Pace::unlimited(),
-        }
+        Self::at(Pace::unlimited())
     }
 }
 
@@ -162,8 +172,8 @@ impl Verified {
 
 /// Compares everything that both sides hold of a tenant. `plan` is the source's.
 ///
-/// Each table is read in one snapshot on each side, both sides at once. What is written to the source while it is read
-/// shows as a difference until it is there on the target: [`keys`] asks for those again.
+/// Each chunk is read in one statement on each side, both sides at once. What is written to the source while it is read
+/// may show as a difference, or may not: who follows what is written asks for those rows again, with [`keys`].
 ///
 /// # Errors
 /// [`VerifyError`].

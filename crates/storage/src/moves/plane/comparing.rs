@@ -63,7 +63,7 @@ impl PgDataPlane {
         running.compared = Compared::default();
         let flow = running.flow(way).ok_or_else(|| error::later("comparing", "there is no stream"))?;
         flow.control.clear_dirty();
-        let settings = VerifySettings { pace: opening::pace(moved), ..VerifySettings::default() };
+        let settings = VerifySettings::at(opening::pace(moved));
         let (serving, other) = (ends.site(from(way)), ends.site(from(way).other()));
         verify::everything(serving, other, plans.of(way), moved.tenant, &settings)
             .await

@@ -13,10 +13,6 @@ use crate::deadline;
 use crate::moves::plan::TablePlan;
 use crate::moves::session::{MoverSession, SILENCE};
 
-/// Begins, and takes the snapshot now: BEGIN by itself leaves that to the first statement, which would come at another
-/// time on the other side.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1";
-
 /// Both sides, and what was found so far.
 pub(super) struct Walk<'s> {
     source: MoverSession,
@@ -64,9 +60,9 @@ impl<'s> Walk<'s> {
         self.verified
     }
 
-    /// Compares a table.
+    /// Compares a table. Each chunk is read as it is then: one snapshot for all would keep every row version that the
+    /// tenants make meanwhile from being removed, for as long as a paced reading takes.
     pub(super) async fn table(&mut self, table: &TablePlan) -> Result<(), VerifyError> {
-        self.both(BEGIN).await?;
         let mut after = None;
         loop {
             let until = self.end_of_chunk(table, after.as_ref()).await?;
@@ -77,12 +73,6 @@ impl<'s> Walk<'s> {
                 break;
             }
         }
-        self.both("COMMIT").await
-    }
-
-    async fn both(&mut self, sql: &'static str) -> Result<(), VerifyError> {
-        try_join(run(self.source.conn(), Side::Source, sql), run(self.target.conn(), Side::Target, sql))
-            .await?;
         Ok(())
     }
 
@@ -199,11 +189,6 @@ impl Chunk {
         let rows = bounded(query.fetch_all(conn)).await?;
         Ok(rows.into_iter().map(|(key, first, second)| (key, (first, second))).collect())
     }
-}
-
-async fn run(conn: &mut PgConnection, side: Side, sql: &'static str) -> Result<(), VerifyError> {
-    let done = bounded(sqlx::raw_sql(sql).execute(conn)).await;
-    done.map(drop).map_err(failed(side))
 }
 
 /// Within the time that a server may say nothing. The connection is dropped after it.
