@@ -4,8 +4,8 @@
 //! Changes  -> Mapper   a row of the stream becomes a change of the target; another tenant's row, or another table's
 //!                      shape, ends everything
 //!          -> Run      changes of a row come to one; what cannot be told so begins a new run
-//!          -> batch    whole transactions, until nothing more is waiting or there are many; a large transaction goes to
-//!                      the target in runs while it is read
+//!          -> batch    whole transactions, for a moment, or until a mark comes or there are many; a large transaction
+//!                      goes to the target in runs while it is read
 //!          -> target   BEGIN; the move's message; the runs; the progress; COMMIT
 //!          -> source   acknowledged, because it is durable now
 //! ```
@@ -35,10 +35,10 @@ mod tables;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use sqlx::{AssertSqlSafe, PgConnection};
 use stagesub_tenancy::TenantId;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::lsn::Lsn;
@@ -132,6 +132,8 @@ struct Batch {
     begun: bool,
     /// Where its last transaction ends.
     end: Option<Lsn>,
+    /// When it is to be committed, whatever is still to come.
+    due: Option<Instant>,
     mark: Option<u64>,
     transactions: u64,
     changes: u64,
@@ -206,11 +208,14 @@ impl Applier {
                 }
             } else if self.transaction.is_some() {
                 stream.next().await?
-            } else if let Some(event) = stream.next().now_or_never() {
-                event?
             } else {
-                self.commit(&mut stream).await?;
-                continue;
+                let due = *self.batch.due.get_or_insert_with(|| Instant::now() + self.shared.linger());
+                if let Ok(event) = timeout_at(due, stream.next()).await {
+                    event?
+                } else {
+                    self.commit(&mut stream).await?;
+                    continue;
+                }
             };
             self.take(event, &mut stream).await?;
         }
@@ -343,7 +348,7 @@ impl Applier {
             // Nothing of it concerns the target.
             self.batch = Batch::default();
             self.idle(end_lsn, stream);
-        } else if self.batch.changes >= MANY_CHANGES as u64 {
+        } else if self.batch.changes >= MANY_CHANGES as u64 || self.batch.mark.is_some() {
             self.commit(stream).await?;
         }
         Ok(())
@@ -361,8 +366,9 @@ impl Applier {
 
     /// Makes the batch durable and says so.
     async fn commit<S: Changes>(&mut self, stream: &mut S) -> Result<(), ApplyError> {
-        self.flush().await?;
-        self.open().await?;
+        // COMMIT releases the savepoint.
+        self.make_run().await?;
+        self.open("").await?;
         let batch = std::mem::take(&mut self.batch);
         let end = batch.end.ok_or(ApplyError::Protocol("a batch ends that has not begun"))?;
         let ApplyOptions { move_id, direction, .. } = self.options;
@@ -385,18 +391,18 @@ impl Applier {
         Ok(())
     }
 
-    /// Opens the target's transaction, if it is not open.
-    async fn open(&mut self) -> Result<(), ApplyError> {
+    /// Opens the target's transaction, if it is not open, and does something more in the same message.
+    async fn open(&mut self, more: &'static str) -> Result<(), ApplyError> {
+        let doing = "beginning a transaction";
         if self.batch.begun {
-            return Ok(());
+            return if more.is_empty() { Ok(()) } else { self.savepoint(more).await };
         }
         // The message is the first thing in the log, so that whoever reads it knows before the first change. The
         // prefix needs no quoting. Constraints that may wait do, as they did for the source's statement.
         let sql = format!(
-            "BEGIN; SELECT pg_catalog.pg_logical_emit_message(true, '{}', ''); SET CONSTRAINTS ALL DEFERRED",
+            "BEGIN; SELECT pg_catalog.pg_logical_emit_message(true, '{}', ''); SET CONSTRAINTS ALL DEFERRED; {more}",
             self.options.prefix.as_str()
         );
-        let doing = "beginning a transaction";
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&mut self.conn)
             .await
@@ -405,23 +411,29 @@ impl Applier {
         Ok(())
     }
 
-    /// Makes the changes of the run: what they come to, and if the target's constraints do not let them be made in
-    /// that order, as they came.
+    /// Makes the changes of the run, with others to follow.
     async fn flush(&mut self) -> Result<(), ApplyError> {
+        if self.make_run().await? { self.savepoint("RELEASE SAVEPOINT run").await } else { Ok(()) }
+    }
+
+    /// Makes the changes of the run: what they come to, and if the target's constraints do not let them be made in
+    /// that order, as they came. Whether a savepoint was set for it.
+    async fn make_run(&mut self) -> Result<bool, ApplyError> {
         let run = std::mem::take(&mut self.batch.run);
         if run.len() == 0 {
-            return Ok(());
+            return Ok(false);
         }
-        self.open().await?;
         let mut touched = HashSet::new();
         for change in run.changes() {
             change.touch(&mut touched);
         }
         self.shared.remember(touched);
         if run.len() == 1 {
-            return self.make(&run.steps()).await;
+            self.open("").await?;
+            self.make(&run.steps()).await?;
+            return Ok(false);
         }
-        self.savepoint("SAVEPOINT run").await?;
+        self.open("SAVEPOINT run").await?;
         match self.make(&run.steps()).await {
             Ok(()) => {}
             Err(ApplyError::Change { source, .. }) if is_by_order(&source) => {
@@ -430,7 +442,7 @@ impl Applier {
             }
             Err(error) => return Err(error),
         }
-        self.savepoint("RELEASE SAVEPOINT run").await
+        Ok(true)
     }
 
     async fn savepoint(&mut self, sql: &'static str) -> Result<(), ApplyError> {

@@ -21,12 +21,13 @@
 //! waited for the lock reads the row after it, in a snapshot of that moment, and is refused. Reads take no lock: one
 //! that entered before may read on here.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use stagesub_tenancy::{PlacementEpoch, TenantId};
 
 use super::change_log;
+use super::session::flush_commits;
 use crate::error::{LOCK_NOT_AVAILABLE, sqlstate};
 use crate::pool::milliseconds;
 
@@ -36,6 +37,9 @@ const LOCKS: i64 = 7;
 /// Longest that the session which holds the lock may say nothing before the server ends it, and with it the lock: a
 /// mover that is frozen holds a tenant's writers no longer.
 const SILENCE: Duration = Duration::from_millis(500);
+
+/// An epoch that no tenant is at.
+const NEVER: PlacementEpoch = PlacementEpoch(-1);
 
 /// What a transaction of the fence leaves in the stream, after everything that was committed before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +130,7 @@ pub enum Taken {
 pub struct Exclusive {
     session: PgConnection,
     tenant: TenantId,
+    waited: Duration,
 }
 
 impl Exclusive {
@@ -139,12 +144,17 @@ impl Exclusive {
         tenant: TenantId,
         within: Duration,
     ) -> Result<Taken, sqlx::Error> {
+        // The stream has what is durable, and so has whoever decides by it.
+        flush_commits(&mut session).await?;
+        // It changes nothing. What the server has to plan it does before anybody waits.
+        close(&mut session, tenant, NEVER, &Mark { prefix: String::new(), number: 0 }).await?;
         let bounds = format!(
             "SET lock_timeout={};SET idle_session_timeout={}",
             milliseconds(within),
             milliseconds(SILENCE)
         );
         sqlx::raw_sql(AssertSqlSafe(bounds)).execute(&mut session).await?;
+        let asked = Instant::now();
         let locked = sqlx::query!(
             "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended($1::uuid::text, $2))",
             tenant.as_uuid(),
@@ -153,7 +163,7 @@ impl Exclusive {
         .execute(&mut session)
         .await;
         match locked {
-            Ok(_) => Ok(Taken::Held(Self { session, tenant })),
+            Ok(_) => Ok(Taken::Held(Self { session, tenant, waited: asked.elapsed() })),
             Err(error) if sqlstate(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => {
                 unbound(&mut session).await?;
                 Ok(Taken::Busy(session))
@@ -162,22 +172,20 @@ impl Exclusive {
         }
     }
 
+    /// How long the lock was waited for.
+    #[must_use]
+    pub const fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// Ends epoch `epoch` on this side, and leaves the mark, in one commit that is durable when this returns.
     ///
     /// # Errors
     /// [`FenceError::Lost`] when the tenant is not served here at that epoch; then nothing was written and nothing is
     /// in the stream.
     pub async fn close(&mut self, epoch: PlacementEpoch, mark: &Mark) -> Result<(), FenceError> {
-        let mut transaction = self.closing(epoch).await?;
-        sqlx::query!(
-            "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::text)::text",
-            mark.stream_prefix(),
-            mark.number.to_string()
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(())
+        let closed = close(&mut self.session, self.tenant, epoch, mark).await?;
+        one(u64::from(closed), epoch)
     }
 
     /// The same where changes are read from a [`change_log`]: the mark is left there.
@@ -190,16 +198,7 @@ impl Exclusive {
         log: &str,
         mark: u64,
     ) -> Result<(), FenceError> {
-        let mut transaction = self.closing(epoch).await?;
-        change_log::mark(&mut transaction, log, mark).await?;
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    /// A transaction in which the epoch has ended.
-    async fn closing(&mut self, epoch: PlacementEpoch) -> Result<Transaction<'_, Postgres>, FenceError> {
-        // The stream has what is durable, and so has whoever decides by it.
-        let mut transaction = self.session.begin_with("BEGIN;SET LOCAL synchronous_commit=on").await?;
+        let mut transaction = self.session.begin().await?;
         let closed = sqlx::query!(
             "UPDATE app.tenant_fence SET state = 'moving', epoch = epoch + 1, updated_at = now()
              WHERE tenant_id = $1 AND state = 'active' AND epoch = $2",
@@ -212,7 +211,9 @@ impl Exclusive {
             transaction.rollback().await?;
             return Err(FenceError::Lost { expected: epoch });
         }
-        Ok(transaction)
+        change_log::mark(&mut transaction, log, mark).await?;
+        transaction.commit().await?;
+        Ok(())
     }
 
     /// The session under the lock, for what is compared while nobody writes.
@@ -238,6 +239,28 @@ impl Exclusive {
         unbound(&mut self.session).await?;
         Ok(self.session)
     }
+}
+
+/// Closes a tenant that is served here at `epoch` and leaves the mark, in one message; whether it did.
+async fn close(
+    session: &mut PgConnection,
+    tenant: TenantId,
+    epoch: PlacementEpoch,
+    mark: &Mark,
+) -> Result<bool, sqlx::Error> {
+    let left = sqlx::query_scalar!(
+        r#"WITH closed AS (
+            UPDATE app.tenant_fence SET state = 'moving', epoch = epoch + 1, updated_at = now()
+            WHERE tenant_id = $1 AND state = 'active' AND epoch = $2 RETURNING tenant_id)
+        SELECT pg_catalog.pg_logical_emit_message(true, $3, $4::text)::text AS "mark!" FROM closed"#,
+        tenant.as_uuid(),
+        epoch.0,
+        mark.stream_prefix(),
+        mark.number.to_string()
+    )
+    .fetch_optional(session)
+    .await?;
+    Ok(left.is_some())
 }
 
 async fn unbound(session: &mut PgConnection) -> Result<(), sqlx::Error> {

@@ -250,6 +250,16 @@ impl MoverSession {
         Ok(())
     }
 
+    /// Plans each statement once from here on, for any values: what is asked while a tenant waits is looked up by keys,
+    /// and takes less time than its plan.
+    ///
+    /// # Errors
+    /// [`SessionError::Setup`].
+    pub async fn plan_once(&mut self) -> Result<(), SessionError> {
+        let set = sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut self.conn).await;
+        set.map(drop).map_err(self.failed())
+    }
+
     /// Ends the session in good order.
     pub async fn close(self) {
         if let Err(error) = self.conn.close().await {

@@ -1,7 +1,9 @@
 //! What others see of applying while it goes on, and say to it.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -49,8 +51,14 @@ pub(super) struct Shared {
     pub(super) stop: watch::Sender<bool>,
     tables: Vec<TableName>,
     writers: watch::Sender<Writers>,
+    hurry: AtomicBool,
     dirty: Mutex<Dirty>,
 }
+
+/// How long a transaction waits for others to be committed with. A commit waits for the disk, and the tenant's neighbours
+/// share it: many small ones cost them more than what is in them. Nobody waits for the target but who leaves a mark,
+/// which ends the batch at once.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// Keys of rows that changed.
 #[derive(Debug)]
@@ -81,6 +89,7 @@ impl Control {
             stop: watch::Sender::new(false),
             tables,
             writers: watch::Sender::new(writers),
+            hurry: AtomicBool::new(false),
             dirty: Mutex::new(Dirty { bound, keys: HashSet::new(), overflowed: false }),
         });
         (Self { shared: Arc::clone(&shared), position }, shared, tell)
@@ -113,6 +122,11 @@ impl Control {
     /// Dropping the future changes nothing.
     pub async fn reached(&mut self, lsn: Lsn) -> Result<Position, Ended> {
         self.position.wait_for(|at| at.lsn >= lsn).await.map(|at| *at).map_err(|_| Ended)
+    }
+
+    /// Has transactions wait for no others while somebody waits for them, or lets them again.
+    pub fn hurry(&self, on: bool) {
+        self.shared.hurry.store(on, Ordering::Release);
     }
 
     /// Says what becomes of transactions that the opposite stream did not make, from the next one on.
@@ -151,6 +165,11 @@ impl Control {
 }
 
 impl Shared {
+    /// How long a transaction waits for others.
+    pub(super) fn linger(&self) -> Duration {
+        if self.hurry.load(Ordering::Acquire) { Duration::ZERO } else { LINGER }
+    }
+
     pub(super) fn writers(&self) -> Writers {
         *self.writers.borrow()
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgArguments;
 use sqlx::postgres::types::Oid;
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
+use uuid::Uuid;
 
 use super::ApplyError;
 use super::change::Key;
@@ -17,8 +18,9 @@ use crate::moves::verify::RowKey;
 /// A parameter whose type is what the statement casts it to.
 const BY_THE_CAST: Oid = Oid(0);
 
-/// Writes keys as text, as the session's own settings have it. `plan` is that of the database that is asked, which may
-/// be either side: a value's bytes are the same on both.
+/// Writes keys as text, as the server would: keys of types that are written alike everywhere without asking it, since
+/// the tenant may be waiting; others as the session's own settings have it. `plan` is that of the database that is asked,
+/// which may be either side: a value's bytes are the same on both.
 ///
 /// # Errors
 /// [`ApplyError::Target`]; [`ApplyError::Schema`] for a key that is none of the plan's tables.
@@ -41,9 +43,34 @@ pub async fn key_texts(
         if keys.iter().any(|key| key.0.len() != table.key.len() + 1) {
             return Err(differs("its key has another number of columns"));
         }
-        of_table(conn, table, &keys, &mut rows).await?;
+        let mut asked = Vec::new();
+        for key in keys {
+            match known(table, &key) {
+                Some(values) => rows.push(RowKey { table: name.clone(), values }),
+                None => asked.push(key),
+            }
+        }
+        of_table(conn, table, &asked, &mut rows).await?;
     }
     Ok(rows)
+}
+
+/// A key's values as text, if there is only one way to write each.
+fn known(table: &TablePlan, key: &Key) -> Option<Vec<String>> {
+    table.key.iter().zip(&key.0[1..]).map(|(column, value)| text(value, &column.data_type)).collect()
+}
+
+/// The text of a value that came in the binary format.
+fn text(value: &Value, data_type: &str) -> Option<String> {
+    let Value::Binary(bytes) = value else { return None };
+    match data_type {
+        "uuid" => Uuid::from_slice(bytes).ok().map(|uuid| uuid.to_string()),
+        "smallint" => bytes[..].try_into().ok().map(|bytes| i16::from_be_bytes(bytes).to_string()),
+        "integer" => bytes[..].try_into().ok().map(|bytes| i32::from_be_bytes(bytes).to_string()),
+        "bigint" => bytes[..].try_into().ok().map(|bytes| i64::from_be_bytes(bytes).to_string()),
+        "text" | "character varying" => String::from_utf8(bytes.to_vec()).ok(),
+        _ => None,
+    }
 }
 
 async fn of_table(
@@ -120,6 +147,28 @@ fn statement(table: &TablePlan, texts: &[bool], rows: usize) -> String {
 mod tests {
     use super::*;
     use crate::moves::plan::tests::odd;
+
+    #[test]
+    fn what_has_one_way_to_be_written_is_written_without_asking() {
+        let binary = |bytes: &[u8]| Value::Binary(bytes::Bytes::copy_from_slice(bytes));
+        let id = Uuid::from_u128(0x00ab);
+        for (data_type, bytes, written) in [
+            ("uuid", id.as_bytes().to_vec(), Some("00000000-0000-0000-0000-0000000000ab")),
+            ("smallint", (-7_i16).to_be_bytes().to_vec(), Some("-7")),
+            ("integer", i32::MIN.to_be_bytes().to_vec(), Some("-2147483648")),
+            ("bigint", i64::MAX.to_be_bytes().to_vec(), Some("9223372036854775807")),
+            ("text", "Ö, \"'\\".into(), Some("Ö, \"'\\")),
+            ("character varying", Vec::new(), Some("")),
+            ("date", vec![0; 4], None),
+            // Of another length than the type has.
+            ("bigint", vec![0; 4], None),
+            ("uuid", vec![0; 4], None),
+        ] {
+            assert_eq!(text(&binary(&bytes), data_type).as_deref(), written, "{data_type}");
+        }
+        assert_eq!(text(&Value::Text(bytes::Bytes::from_static(b"1")), "bigint"), None);
+        assert_eq!(text(&Value::Null, "bigint"), None);
+    }
 
     #[test]
     fn a_value_is_read_as_its_column_is_and_written_as_text() {

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use stagesub_tenancy::moves::plane::{CopyProgress, Lock};
 use stagesub_tenancy::moves::{Move, MovePath, PlaneError};
-use tokio::time::Instant;
 
 use super::flow::{passed, prefix, write_mark};
 use super::opening::run;
-use super::running::{Compared, Fencing, Running, from, opposite, way};
+use super::running::{Compared, Fencing, Running, WAYS, from, opposite, way};
 use super::{PgDataPlane, error, logs};
 use crate::moves::apply::Writers;
 use crate::moves::copy::{CopySettings, CopyStreams, purge};
@@ -25,6 +24,7 @@ impl PgDataPlane {
         within: Duration,
     ) -> Result<Lock, PlaneError> {
         let serving = from(way(moved));
+        hurry(running, true);
         let session = match running.fencing.take() {
             Some(held @ Fencing::Held(_)) => {
                 running.fencing = Some(held);
@@ -45,11 +45,11 @@ impl PgDataPlane {
         if moved.path == MovePath::Short && running.short.is_none() {
             running.short = Some(self.open_short(moved, running).await?);
         }
-        let asked = Instant::now();
         match Exclusive::take(session, moved.tenant, within).await.map_err(error::sql("taking the lock"))? {
             Taken::Held(exclusive) => {
+                let waited = exclusive.waited();
                 running.fencing = Some(Fencing::Held(exclusive));
-                Ok(Lock::Held { waited: asked.elapsed() })
+                Ok(Lock::Held { waited })
             }
             Taken::Busy(session) => {
                 running.fencing = Some(Fencing::Idle(serving, session));
@@ -116,9 +116,9 @@ impl PgDataPlane {
         let copy = copy.map_err(error::copy)?;
         holder.leave_snapshot().await.map_err(error::session)?;
         running.put(serving, holder);
+        // So few rows need no statistics until the server takes them by itself.
         run(copy, &CopyProgress::new().0).await?;
-        let settings = VerifySettings { pace: Pace::unlimited(), ..VerifySettings::default() };
-        let verified = sessions.everything(plans.of(way), moved.tenant, &settings).await;
+        let verified = sessions.everything(plans.of(way), moved.tenant, &VerifySettings::default()).await;
         running.verified = Some(verified.map_err(error::verify)?);
         Ok(())
     }
@@ -201,10 +201,20 @@ async fn again(moved: &Move, exclusive: &mut Exclusive, number: u64) -> Result<(
     write_mark(moved, exclusive.session(), way(moved), number).await
 }
 
+/// Has the streams bring every transaction at once, from before the tenant waits until it does no longer.
+fn hurry(running: &Running, on: bool) {
+    for way in WAYS {
+        if let Some(flow) = running.flow(way) {
+            flow.control.hurry(on);
+        }
+    }
+}
+
 /// Step 7. Where the session does not answer the lock went with it.
 pub(super) async fn unlock(moved: &Move, running: &mut Running) {
     let serving = from(way(moved));
     running.fence_mark = None;
+    hurry(running, false);
     let Some(Fencing::Held(exclusive)) = running.fencing.take() else { return };
     match exclusive.release().await {
         Ok(session) => running.fencing = Some(Fencing::Idle(serving, session)),

@@ -106,6 +106,7 @@ impl PgDataPlane {
         let ends = self.ends(moved, running).await?;
         let mut session = ends.site(side).open("ask").await.map_err(error::session)?;
         session.keep_to_indexes().await.map_err(error::session)?;
+        session.plan_once().await.map_err(error::session)?;
         session.flush_commits().await.map_err(error::session)?;
         Ok(session)
     }
