@@ -4,8 +4,9 @@
 //! STDIN`, both in Postgres's binary format, which is passed on as it comes. Several streams take the tables in turns; while the target
 //! checks foreign keys, a table waits until those its rows refer to are there.
 //!
-//! A table is written in one transaction of its own, which ends with a count. So whatever interrupts a copy, a table is
-//! there whole or not at all; the next copy begins with [`purge`].
+//! A table is written in one transaction of its own, which is committed if the target took as many rows as the source
+//! sent. So whatever interrupts a copy, a table is there whole or not at all; the next copy begins with [`purge`]. What the
+//! target holds afterwards is for [`verify`](super::verify) to say.
 
 mod block;
 mod pipe;
@@ -24,6 +25,7 @@ use crate::catalogue::TableName;
 use crate::moves::pace::Pace;
 use crate::moves::plan::{Checks, MovePlan, TablePlan};
 use crate::moves::session::{MoverSession, SessionError, Site};
+use crate::roles::quote;
 
 use pipe::{Statements, pipe};
 use queue::Queue;
@@ -88,7 +90,7 @@ pub enum CopyError {
         what: &'static str,
     },
     /// Rows were lost or doubled on the way. The table's transaction was rolled back.
-    #[error("of {table} the source sent {sent} rows, the target took {taken} and holds {held}")]
+    #[error("of {table} the source sent {sent} rows, and the target took {taken}")]
     Miscounted {
         /// Which table.
         table: TableName,
@@ -96,8 +98,6 @@ pub enum CopyError {
         sent: u64,
         /// Rows that the target says it stored.
         taken: u64,
-        /// The tenant's rows in the target afterwards.
-        held: u64,
     },
 }
 
@@ -216,8 +216,8 @@ impl<'p> TenantCopy<'p> {
         streams.enter(plan, tenant, snapshot, settings).await
     }
 
-    /// Removes what the target holds of the tenant and copies everything; of each table that got rows the target takes
-    /// its statistics anew. `progress` is told of every block.
+    /// Removes what the target holds of the tenant and copies everything. `progress` is told of every block. What was
+    /// copied is for [`take_statistics`] then.
     ///
     /// # Errors
     /// [`CopyError`]. Tables that were copied before it stay there, to be purged.
@@ -296,29 +296,30 @@ impl Stream {
         let (source, target) = (self.source.conn(), self.target.conn());
         let piped = pipe(source, target, &statements, shared.pace, told).await;
         let piped = piped.map_err(|error| error.of(&table.name))?;
-        let held: i64 = sqlx::query_scalar(AssertSqlSafe(statements.count.as_str()))
-            .bind(shared.tenant.as_uuid())
-            .fetch_one(self.target.conn())
-            .await
-            .map_err(failed)?;
-        let held = u64::try_from(held).unwrap_or_default();
-        if piped.sent != piped.taken || piped.sent != held {
+        if piped.sent != piped.taken {
             let table = table.name.clone();
-            return Err(CopyError::Miscounted { table, sent: piped.sent, taken: piped.taken, held });
+            return Err(CopyError::Miscounted { table, sent: piped.sent, taken: piped.taken });
         }
         sqlx::raw_sql("COMMIT").execute(self.target.conn()).await.map_err(failed)?;
-        if piped.sent > 0 {
-            self.analyze(table).await?;
-        }
         shared.progress.send_modify(|progress| progress.tables[place].done = true);
         Ok(())
     }
+}
 
-    async fn analyze(&mut self, table: &TablePlan) -> Result<(), CopyError> {
-        let sql = format!("ANALYZE {}", table.quoted());
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.target.conn()).await;
-        done.map(drop).map_err(|source| CopyError::Target { table: table.name.clone(), source })
+/// Has the target take the statistics of tables that a copy brought rows to: without them it plans as if there were few.
+///
+/// # Errors
+/// [`CopyError::Target`].
+///
+/// # Cancel safety
+/// The session is to be dropped with the future. Tables that were done keep their statistics.
+pub async fn take_statistics(target: &mut MoverSession, copied: &CopyProgress) -> Result<(), CopyError> {
+    for TableProgress { table, .. } in copied.tables.iter().filter(|table| table.rows > 0) {
+        let sql = format!("ANALYZE {}.{}", quote(&table.schema), quote(&table.name));
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(target.conn()).await;
+        done.map_err(|source| CopyError::Target { table: table.clone(), source })?;
     }
+    Ok(())
 }
 
 /// Begins a transaction in a snapshot, whose name Postgres wants as a literal.

@@ -18,8 +18,6 @@ use crate::moves::session::SILENCE;
 pub(super) struct Statements {
     copy_out: String,
     copy_in: String,
-    /// How many rows the tenant has; `$1` is the tenant.
-    pub(super) count: String,
     columns: usize,
 }
 
@@ -37,7 +35,6 @@ impl Statements {
                 columns.join(", ")
             ),
             copy_in: format!("COPY {name} ({}) FROM STDIN (FORMAT binary)", names.join(", ")),
-            count: format!("SELECT count(*) FROM ONLY {name} AS \"t\" WHERE \"t\".tenant_id = $1"),
             columns: columns.len(),
         }
     }

@@ -173,7 +173,7 @@ mod tests {
         assert!(passes(&apply(ApplyError::Change { table: table(), source: lost() })));
         assert!(passes(&apply(ApplyError::Stream(StreamError::Ended))));
         assert!(passes(&copy(CopyError::Source { table: table(), source: lost() })));
-        assert!(!passes(&copy(CopyError::Miscounted { table: table(), sent: 2, taken: 1, held: 1 })));
+        assert!(!passes(&copy(CopyError::Miscounted { table: table(), sent: 2, taken: 1 })));
         assert!(!passes(&apply(ApplyError::Rogue { table: table(), lsn: Lsn(1) })));
         assert!(!passes(&apply(ApplyError::MissingRow { table: table() })));
         assert!(!passes(&fence(FenceError::Lost { expected: PlacementEpoch(3) })));

@@ -11,7 +11,7 @@ use super::ends::Plans;
 use super::running::{Running, SnapshotHolder, WAYS, from};
 use super::{PgDataPlane, error, logs};
 use crate::catalogue::TableName;
-use crate::moves::copy::{self, CopySettings, TenantCopy, purge};
+use crate::moves::copy::{self, CopySettings, TenantCopy, purge, take_statistics};
 use crate::moves::pace::Pace;
 use crate::moves::preflight;
 use crate::moves::progress::{self, Direction};
@@ -157,7 +157,10 @@ impl PgDataPlane {
         let copy = copy.map_err(error::copy)?;
         // The copy's own sessions stand in the snapshot.
         drop(holder);
-        run(copy, progress).await?;
+        let copied = run(copy, progress).await?;
+        let mut session = self.session(moved, running, Side::Target).await?;
+        take_statistics(&mut session, &copied).await.map_err(error::copy)?;
+        running.put(Side::Target, session);
         if logs::are_used(moved) {
             return self.open_log_back(moved, running).await;
         }
@@ -166,8 +169,11 @@ impl PgDataPlane {
     }
 }
 
-/// Runs a copy and says how far it is.
-pub(super) async fn run(copy: TenantCopy<'_>, progress: &CopyProgress) -> Result<(), PlaneError> {
+/// Runs a copy and says how far it is, and how far it came.
+pub(super) async fn run(
+    copy: TenantCopy<'_>,
+    progress: &CopyProgress,
+) -> Result<copy::CopyProgress, PlaneError> {
     let (tell, mut told) = watch::channel(copy::CopyProgress::default());
     let copying = async move { copy.run(&tell).await };
     let telling = async {
@@ -176,8 +182,9 @@ pub(super) async fn run(copy: TenantCopy<'_>, progress: &CopyProgress) -> Result
         }
     };
     let (copied, ()) = tokio::join!(copying, telling);
-    progress.tell(tables(&copied.map_err(error::copy)?));
-    Ok(())
+    let copied = copied.map_err(error::copy)?;
+    progress.tell(tables(&copied));
+    Ok(copied)
 }
 
 fn tables(progress: &copy::CopyProgress) -> Vec<TableProgress> {
