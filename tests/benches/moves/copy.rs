@@ -1,7 +1,7 @@
 //! What it takes to copy a tenant to another database and to compare the two.
 //!
 //! A copy is measured beside as many pipes of `psql`, one a table, which copy the same rows in the same format and do
-//! nothing else: no count, no statistics, no look at what goes by. A comparison, which reads both sides, is measured
+//! nothing else. The statistics that are taken behind a copy are told apart: they read a sample, however many rows there are. A comparison, which reads both sides, is measured
 //! beside one scan of the source that hashes every row's text, by one process. Rounds alternate; ratios are those of
 //! medians, higher is better.
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, Connection};
 use stagesub_storage::identity::Identity;
-use stagesub_storage::moves::copy::{CopyProgress, CopySettings, TenantCopy};
+use stagesub_storage::moves::copy::{CopyProgress, CopySettings, TenantCopy, take_statistics};
 use stagesub_storage::moves::plan::{Checks, Contents, MovePlan};
 use stagesub_storage::moves::session::Site;
 use stagesub_storage::moves::verify::{VerifySettings, everything};
@@ -51,14 +51,16 @@ pub(crate) async fn measure(rows: u32, rounds: usize) -> Copying {
         ground.empty_target().await;
         pipes.push(ground.pipes().await);
         ground.empty_target().await;
-        copies.push(ground.copy().await);
+        let (copy, statistics) = ground.copy().await;
+        copies.push(copy);
         scans.push(ground.scan().await);
         comparisons.push(ground.compare().await);
         let seconds = |times: &[Duration]| times.last().map_or(0.0, Duration::as_secs_f64);
         println!(
-            "copying, round {round}: pipes {:.2} s, copy {:.2} s, scan {:.2} s, comparison {:.2} s",
+            "copying, round {round}: pipes {:.2} s, copy {:.2} s (statistics {:.2} s), scan {:.2} s, comparison {:.2} s",
             seconds(&pipes),
             seconds(&copies),
+            statistics.as_secs_f64(),
             seconds(&scans),
             seconds(&comparisons)
         );
@@ -156,7 +158,8 @@ impl Ground {
         .expect("nobody panics in it")
     }
 
-    async fn copy(&self) -> Duration {
+    /// A copy, and the statistics behind it.
+    async fn copy(&self) -> (Duration, Duration) {
         let mut holder = connect(&self.admin.with_database(&self.source.0)).await;
         run(&mut holder, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
         let snapshot: String = sqlx::query_scalar("SELECT pg_export_snapshot()")
@@ -170,10 +173,15 @@ impl Ground {
         let copy = TenantCopy::open(source, target, &self.plan, self.tenant, &snapshot, &settings)
             .await
             .expect("the copy is opened");
-        copy.run(&watch::Sender::new(CopyProgress::default())).await.expect("the rows are copied");
-        let taken = began.elapsed();
+        let copied = copy.run(&watch::Sender::new(CopyProgress::default())).await;
+        let (copied, taken) = (copied.expect("the rows are copied"), began.elapsed());
         holder.close().await.expect("the connection closes");
-        taken
+        let mut session = target.open("statistics").await.expect("the mover is let in");
+        let began = Instant::now();
+        take_statistics(&mut session, &copied).await.expect("the statistics are taken");
+        let statistics = began.elapsed();
+        session.close().await;
+        (taken, statistics)
     }
 
     /// One hash of every row's text, table by table.

@@ -1,24 +1,24 @@
 //! A large tenant that goes there and back while its own clients and its neighbours work, and many small ones that move.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stagesub_storage::factory::TenantDb;
 use stagesub_tenancy::moves::{
-    MoveId, MovePath, MovePrefix, MoverSettings, NewMove, Request, Requester, Side,
+    MoveId, MovePath, MovePrefix, MoveState, MoverSettings, NewMove, Request, Requester, Side,
 };
 use stagesub_tests::bench::load;
 use stagesub_tests::history::clients::Load;
 use stagesub_tests::history::planes::streaming;
-use stagesub_tests::history::{Clients, Driving, Ground, History, Resident, Verdict, judge};
+use stagesub_tests::history::{Clients, Driving, Ground, History, Outcome, Place, Resident, Verdict, judge};
 use uuid::Uuid;
 
 use crate::Arguments;
+use crate::timeline::Timeline;
 
-/// Clients of the tenant that moves, at each of two nodes.
-const OWN: Load = Load { writers: 1, readers: 1, first: 1, rest: Duration::ZERO };
-/// Clients of each neighbour, at one node.
-const THEIRS: Load = Load { writers: 1, readers: 0, first: 1, rest: Duration::ZERO };
+/// Before anything is measured: pools and caches fill.
+const WARMING: Duration = Duration::from_secs(3);
 
 /// What was measured of the large tenant.
 #[derive(Debug, Default)]
@@ -27,10 +27,12 @@ pub(crate) struct Large {
     pub(crate) pauses: Vec<Duration>,
     /// What the mover says of each.
     pub(crate) told: Vec<Duration>,
+    /// What takes how long in one.
+    pub(crate) steps: String,
     /// The clients' longest wait while rows were copied and compared.
     pub(crate) stall: Duration,
-    /// How long that took.
-    pub(crate) filling: Duration,
+    /// How long that took, each time.
+    pub(crate) fillings: Vec<Duration>,
     /// The neighbours' writes a second before and meanwhile.
     pub(crate) others: [f64; 2],
     /// Transactions a second of the tenant's own clients and of the neighbours, over everything.
@@ -39,29 +41,43 @@ pub(crate) struct Large {
     pub(crate) verdict: Verdict,
 }
 
-/// One tenant of many rows, moved once and then handed back and forth.
+/// One tenant of many rows: its first move hands it back and forth, each later one leaves it where it brought it.
 pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &Arguments) -> Large {
     let driving = Driving::over(ground, streaming(ground), MoverSettings::default());
     let (tenant, neighbours) = residents.split_first().expect("there is one");
     let nodes = [ground.node(), ground.node()];
+    let clients = Clients::start(&nodes, &tenant.scope, arguments.own(), tenant.rows);
+    let others: Vec<Clients> =
+        neighbours.iter().map(|other| at(&nodes[0], other, arguments.theirs())).collect();
+    tokio::time::sleep(WARMING).await;
     let began = Instant::now();
-    let clients = Clients::start(&nodes, &tenant.scope, OWN, tenant.rows);
-    let others: Vec<Clients> = neighbours.iter().map(|other| at(&nodes[0], other)).collect();
     tokio::time::sleep(Duration::from_secs(arguments.before)).await;
     let moved_at = Instant::now();
-    let id = driving.begin_as(&NewMove { pace: arguments.pace(), ..new(tenant, ground) }).await;
-    let mover = driving.node(None);
+    let timeline = Arc::new(Timeline::default());
+    let mover = driving.node(Some(Arc::clone(&timeline) as _));
     let mut large = Large::default();
-    let mut side = Side::Target;
-    for n in 0..arguments.cutovers {
-        let active = driving.until_active(id, side).await;
-        large.told.extend(active.pause);
-        println!("large, cutover {}: at the {side}, {:?} by the mover, load {}", n + 1, active.pause, load());
-        clients.write_on(20).await;
-        if n + 1 < arguments.cutovers {
-            side = side.other();
-            driving.ask(id, Request::Back).await;
+    let (mut ids, mut home) = (Vec::new(), Side::Source);
+    for n in 0..arguments.moves {
+        let to = place(ground, home.other());
+        let id = driving.begin_as(&NewMove { pace: arguments.pace(), ..new(tenant, to) }).await;
+        ids.push(id);
+        let mut side = Side::Target;
+        let cutovers = if n == 0 { arguments.cutovers } else { 1 };
+        for cutover in 1..=cutovers {
+            let active = driving.until_active(id, side).await;
+            large.told.extend(active.pause);
+            let pause = active.pause.unwrap_or_default();
+            println!("large, move {}, cutover {cutover}: {pause:?} by the mover, load {}", n + 1, load());
+            clients.write_on(20).await;
+            if cutover < cutovers {
+                side = side.other();
+                driving.ask(id, Request::Back).await;
+            }
         }
+        if side == Side::Target {
+            home = home.other();
+        }
+        driving.finish(id).await;
     }
     let history = clients.stop().await;
     let ended = Instant::now();
@@ -69,66 +85,93 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
     for other in others {
         theirs.merge(other.stop().await);
     }
-    driving.finish(id).await;
     mover.die().await;
 
-    let (from, to) = driving.registry.filling(id).expect("it was copied");
-    large.pauses = driving
-        .registry
-        .cutovers(id)
-        .iter()
-        .map(|cutover| history.longest_within(cutover.from, cutover.to))
-        .collect();
-    large.stall = history.longest_within(from, to);
-    large.filling = to - from;
-    large.others = [rate(&theirs, began, moved_at), rate(&theirs, from, to)];
-    large.rate = rate(&history, began, ended) + rate(&theirs, began, ended);
-    large.verdict = verdict(ground, &driving, tenant, &history, side).await;
+    let fillings: Vec<(Instant, Instant)> =
+        ids.iter().map(|id| driving.registry.filling(*id).expect("it was copied")).collect();
+    large.pauses = pauses(&driving, &ids, &history);
+    println!("large: its clients waited {:?}", large.pauses);
+    large.steps = timeline.describe();
+    let stalls = fillings.iter().map(|(from, to)| history.longest_within(*from, *to));
+    large.stall = stalls.max().unwrap_or_default();
+    large.others = [rate(&theirs, &[(began, moved_at)]), rate(&theirs, &fillings)];
+    println!(
+        "large: before: its own clients waited {:.1} ms at most",
+        crate::ms(history.longest_within(began, moved_at))
+    );
+    for state in [MoveState::Copy, MoveState::CatchUp, MoveState::Verify] {
+        let spans: Vec<_> = ids.iter().filter_map(|id| driving.registry.during(*id, state)).collect();
+        let longest = spans.iter().map(|(from, to)| history.longest_within(*from, *to)).max();
+        println!(
+            "large: {state}: the neighbours' rate {:.2}, its own clients waited {:.1} ms at most",
+            rate(&theirs, &spans) / large.others[0],
+            crate::ms(longest.unwrap_or_default())
+        );
+    }
+    large.fillings = fillings.iter().map(|(from, to)| *to - *from).collect();
+    let whole = [(began, ended)];
+    large.rate = rate(&history, &whole) + rate(&theirs, &whole);
+    large.verdict = verdict(ground, &driving, tenant, &history, home).await;
     println!("large: {}", large.verdict.describe());
     large
 }
 
 /// Small tenants, each moved there and back and there again, one after the other.
-pub(crate) async fn small(ground: &Ground, residents: &[Resident], times: usize) -> (Verdict, Vec<Duration>) {
+pub(crate) async fn small(
+    ground: &Ground,
+    residents: &[Resident],
+    arguments: &Arguments,
+) -> (Verdict, Vec<Duration>) {
     let driving = Driving::over(ground, streaming(ground), MoverSettings::default());
     let mover = driving.node(None);
     let nodes = [ground.node(), ground.node()];
-    let (mut all, mut pauses) = (Verdict::default(), Vec::new());
+    let (mut all, mut every) = (Verdict::default(), Vec::new());
     // Each is where it began in the end.
-    let each = times.div_ceil(residents.len()).next_multiple_of(2);
+    let each = arguments.small.div_ceil(residents.len()).next_multiple_of(2);
     for (n, tenant) in residents.iter().enumerate() {
-        let clients = Clients::start(&nodes, &tenant.scope, OWN, tenant.rows);
-        let mut side = Side::Source;
+        let clients = Clients::start(&nodes, &tenant.scope, arguments.own(), tenant.rows);
+        let mut home = Side::Source;
         let mut ids = Vec::new();
         for _ in 0..each {
-            let to = if side == Side::Source { &ground.target } else { &ground.source };
-            let id = driving.begin(tenant.tenant(), to, MovePath::Stream).await;
+            home = home.other();
+            let id = driving.begin(tenant.tenant(), place(ground, home), MovePath::Stream).await;
             driving.until_active(id, Side::Target).await;
             clients.write_on(3).await;
             driving.finish(id).await;
             ids.push(id);
-            side = side.other();
         }
         let history = clients.stop().await;
-        let cutovers = ids.iter().flat_map(|id| driving.registry.cutovers(*id));
-        pauses.extend(cutovers.map(|cutover| history.longest_within(cutover.from, cutover.to)));
-        let verdict = verdict(ground, &driving, tenant, &history, side).await;
+        every.extend(pauses(&driving, &ids, &history));
+        let verdict = verdict(ground, &driving, tenant, &history, home).await;
         println!("small, tenant {}: {each} moves, {}", n + 1, verdict.describe());
         all.add(verdict);
     }
     mover.die().await;
-    (all, pauses)
+    (all, every)
 }
 
-fn at(node: &TenantDb, other: &Resident) -> Clients {
-    Clients::start(std::slice::from_ref(node), &other.scope, THEIRS, other.rows)
+/// The clients' longest wait at each cutover of these moves.
+fn pauses(driving: &Driving, ids: &[MoveId], history: &History) -> Vec<Duration> {
+    let cutovers = ids.iter().flat_map(|id| driving.registry.cutovers(*id));
+    cutovers.map(|cutover| history.longest_within(cutover.from, cutover.to)).collect()
 }
 
-fn new(tenant: &Resident, ground: &Ground) -> NewMove {
+const fn place(ground: &Ground, side: Side) -> &Place {
+    match side {
+        Side::Source => &ground.source,
+        Side::Target => &ground.target,
+    }
+}
+
+fn at(node: &TenantDb, other: &Resident, load: Load) -> Clients {
+    Clients::start(std::slice::from_ref(node), &other.scope, load, other.rows)
+}
+
+fn new(tenant: &Resident, to: &Place) -> NewMove {
     NewMove {
         id: MoveId::from_uuid(Uuid::now_v7()),
         tenant: tenant.tenant(),
-        target: ground.target.id,
+        target: to.id,
         path: MovePath::Stream,
         prefix: MovePrefix::from_bytes(rand::random()),
         by: Requester::Platform,
@@ -136,15 +179,14 @@ fn new(tenant: &Resident, ground: &Ground) -> NewMove {
     }
 }
 
-/// Acknowledged writes a second between two instants.
-fn rate(history: &History, from: Instant, to: Instant) -> f64 {
-    let kept = history.writes.iter().filter(|write| {
-        write.outcome == stagesub_tests::history::Outcome::Acknowledged
-            && write.ended >= from
-            && write.ended < to
-    });
+/// Acknowledged writes a second in some spans of time.
+fn rate(history: &History, spans: &[(Instant, Instant)]) -> f64 {
+    let within = |at: Instant| spans.iter().any(|(from, to)| at >= *from && at < *to);
+    let kept =
+        history.writes.iter().filter(|write| write.outcome == Outcome::Acknowledged && within(write.ended));
     let kept = u32::try_from(kept.count()).expect("less than four thousand million");
-    f64::from(kept) / (to - from).as_secs_f64()
+    let seconds: f64 = spans.iter().map(|(from, to)| (*to - *from).as_secs_f64()).sum();
+    f64::from(kept) / seconds
 }
 
 async fn verdict(
@@ -152,14 +194,24 @@ async fn verdict(
     driving: &Driving,
     tenant: &Resident,
     history: &History,
-    side: Side,
+    home: Side,
 ) -> Verdict {
-    let place = if side == Side::Source { &ground.source } else { &ground.target };
+    let place = place(ground, home);
     let decisions = driving.decisions(tenant.tenant(), &[&ground.source, &ground.target]);
     judge(history, &ground.found(place, tenant).await, &ground.source.name, &decisions)
 }
 
 impl Arguments {
+    /// Clients of a tenant that moves, at each of two nodes.
+    const fn own(&self) -> Load {
+        Load { writers: 1, readers: 1, first: 1, rest: Duration::from_millis(self.rest) }
+    }
+
+    /// Clients of each neighbour, at one node.
+    const fn theirs(&self) -> Load {
+        Load { readers: 0, ..self.own() }
+    }
+
     /// Bytes a second that copying and comparing may read of the large tenant.
     fn pace(&self) -> Option<NonZeroU32> {
         NonZeroU32::new(self.pace)

@@ -3,8 +3,8 @@
 //!     cargo bench -p stagesub-tests --bench moves [-- --short]
 //!
 //! Registry, source and target are three servers on this machine that flush what they acknowledge. One large tenant is
-//! moved, paced, and then handed back and forth, while clients at two nodes write and read as often as they can, and so
-//! do its neighbours on the source. Then small tenants move. What each client did and was told is held against what is
+//! moved, paced, and then handed back and forth, while its clients at two nodes write and read, and its neighbours at the
+//! source write. Then it moves again and again, and after it small tenants do. What each client did and was told is held against what is
 //! there in the end. Ends with one line that begins with `RESULT`, and with an exit code other than 0 when a write was
 //! lost or doubled, or somebody read what was not so.
 
@@ -12,6 +12,7 @@ mod copy;
 mod cutovers;
 mod enter;
 mod recovery;
+mod timeline;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,9 +36,12 @@ struct Arguments {
     /// Rows of the large tenant.
     #[arg(long, default_value_t = 1_000_000)]
     rows: i64,
-    /// How often it changes sides.
+    /// How often it changes sides in its first move.
     #[arg(long, default_value_t = 10)]
     cutovers: usize,
+    /// Moves of it, each of which copies all of its rows.
+    #[arg(long, default_value_t = 10)]
+    moves: usize,
     /// Moves of small tenants.
     #[arg(long, default_value_t = 200)]
     small: usize,
@@ -47,6 +51,9 @@ struct Arguments {
     /// Bytes a second that copying and comparing may read of the large tenant; 0: as fast as it goes.
     #[arg(long, default_value_t = 6_000_000)]
     pace: u32,
+    /// Milliseconds that each client rests between two operations; 0: the machine has no time left for anything.
+    #[arg(long, default_value_t = 1)]
+    rest: u64,
     /// Seconds before the move, in which the neighbours' rate is measured.
     #[arg(long, default_value_t = 10)]
     before: u64,
@@ -70,6 +77,7 @@ fn main() -> ExitCode {
         arguments = Arguments {
             rows: 20_000,
             cutovers: 4,
+            moves: 1,
             small: 8,
             small_rows: 100,
             pace: 0,
@@ -100,10 +108,11 @@ async fn run(arguments: &Arguments) -> ExitCode {
         };
         ground.furnish(resident, rows).await;
     }
+    ground.settle().await;
     let (first, small) = residents.split_at(1 + NEIGHBOURS.len());
     let enter_us = enter::measure(&ground, &first[0], 2_000).await;
     let large = cutovers::large(&ground, first, arguments).await;
-    let (verdict, mut small_pauses) = cutovers::small(&ground, small, arguments.small).await;
+    let (verdict, mut small_pauses) = cutovers::small(&ground, small, arguments).await;
     let recovery = recovery::measure(&ground, &small[0]).await;
     println!("load {} at the end", load());
     report(&copying, (enter_us, recovery), large, verdict, &mut small_pauses)
@@ -138,10 +147,13 @@ fn report(
     let told = ms(median(&mut large.told));
     let others = large.others[1] / large.others[0];
     println!(
-        "\n{cutovers} cutovers of the large tenant; copied and compared in {:.1} s; {:.0} writes a second in all; \
-         {told:.1} ms a cutover by the mover's own word\n{} moves of small ones, pause median {:.1} ms, max {:.1} ms\n",
-        large.filling.as_secs_f64(),
+        "\n{cutovers} cutovers in {} moves of the large tenant, each copied and compared in {:.1} s; {:.0} writes a second \
+         in all; {told:.1} ms a cutover by the mover's own word, of which {}\n\
+         {} moves of small ones, pause median {:.1} ms, max {:.1} ms\n",
+        large.fillings.len(),
+        median(&mut large.fillings).as_secs_f64(),
         large.rate,
+        large.steps,
         small_pauses.len(),
         ms(median(small_pauses)),
         ms(small_pauses.iter().max().copied().unwrap_or_default()),

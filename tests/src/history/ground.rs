@@ -165,6 +165,13 @@ impl Ground {
         resident.rows = rows;
     }
 
+    /// Has the server do now what it would do later about the rows that residents were given, while something is measured.
+    pub async fn settle(&self) {
+        let mut conn = connect(&self.source.admin).await;
+        run(&mut conn, "VACUUM ANALYZE").await;
+        run(&mut conn, "CHECKPOINT").await;
+    }
+
     /// Makes a database that is a resident's own, and that it is not in.
     pub async fn own_database(&self, resident: &Resident) -> Place {
         let id = DatabaseId::from_uuid(Uuid::now_v7());

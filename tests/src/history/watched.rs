@@ -97,6 +97,14 @@ impl Watched {
         cutovers
     }
 
+    /// From when to when a move was in a state, the first time.
+    #[must_use]
+    pub fn during(&self, id: MoveId, state: MoveState) -> Option<(Instant, Instant)> {
+        let steps = self.steps(id);
+        let place = steps.iter().position(|step| step.to == state)?;
+        Some((steps[place].returned, steps.get(place + 1)?.called))
+    }
+
     /// From when to when a move was in states before its first cutover: while its rows were copied and compared.
     #[must_use]
     pub fn filling(&self, id: MoveId) -> Option<(Instant, Instant)> {
