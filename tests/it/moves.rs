@@ -4,6 +4,7 @@ mod apply;
 mod asked;
 mod copy;
 mod crash;
+mod decision;
 mod encrypted;
 mod fence;
 mod history;

@@ -1,9 +1,9 @@
 //! What it takes to copy a tenant to another database and to compare the two.
 //!
 //! A copy is measured beside as many pipes of `psql`, one a table, which copy the same rows in the same format and do
-//! nothing else. The statistics that are taken behind a copy are told apart: they read a sample, however many rows there are. A comparison, which reads both sides, is measured
-//! beside one scan of the source that hashes every row's text, by one process. Rounds alternate; ratios are those of
-//! medians, higher is better.
+//! nothing else. The statistics that are taken behind a copy are told apart: they read a sample, however many rows there
+//! are. A comparison, which reads both sides, is measured beside one scan of the source that hashes every row's text, by
+//! one process. Rounds alternate; ratios are those of medians, higher is better.
 
 use std::num::NonZeroUsize;
 use std::process::{Command, Stdio};

@@ -4,9 +4,9 @@
 //!
 //! Registry, source and target are three servers on this machine that flush what they acknowledge. One large tenant is
 //! moved, paced, and then handed back and forth, while its clients at two nodes write and read, and its neighbours at the
-//! source write. Then it moves again and again, and after it small tenants do. What each client did and was told is held against what is
-//! there in the end. Ends with one line that begins with `RESULT`, and with an exit code other than 0 when a write was
-//! lost or doubled, or somebody read what was not so.
+//! source write. Then it moves again and again, and after it small tenants do. What each client did and was told is held
+//! against what is there in the end. Ends with one line that begins with `RESULT`, and with an exit code other than 0 when
+//! a write was lost or doubled, or somebody read what was not so.
 
 mod copy;
 mod cutovers;

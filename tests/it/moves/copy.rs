@@ -4,7 +4,9 @@ use std::num::{NonZeroU64, NonZeroUsize};
 
 use sqlx::{Connection, PgConnection};
 use stagesub_storage::identity::Identity;
-use stagesub_storage::moves::copy::{CopyError, CopyProgress, CopySettings, TenantCopy, purge};
+use stagesub_storage::moves::copy::{
+    CopyError, CopyProgress, CopySettings, TenantCopy, purge, take_statistics,
+};
 use stagesub_storage::moves::pace::Pace;
 use stagesub_storage::moves::plan::{Checks, MovePlan, PlanError};
 use stagesub_storage::moves::session::Site;
@@ -67,7 +69,9 @@ async fn every_kind_of_value_arrives_and_nobody_elses() {
         .collect();
     assert_eq!(counted, [("account", 200), ("one_row", 1), ("A; hard one", 303)]);
     assert!(done.tables.iter().all(|table| table.done) && done.rows() == 504 && done.bytes() > 128_000);
-    // The planner knows of the rows.
+    // The planner knows of the rows, once it was told to look.
+    let mut session = pair.target.open("statistics").await.unwrap();
+    take_statistics(&mut session, &done).await.unwrap();
     let known: f32 = sqlx::query_scalar("SELECT reltuples FROM pg_class WHERE relname = 'A; hard one'")
         .fetch_one(&mut pair.target_conn().await)
         .await

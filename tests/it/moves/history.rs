@@ -213,9 +213,10 @@ async fn clients_of_two_servers_meet_no_failure_while_their_orchestra_moves() {
     let found = web::found(&mut connect(&ground.source.admin).await, resident.tenant()).await;
     let verdict = judge(&all.history, &found, "", &[]);
     println!("{:?}, {}", all.statuses, verdict.describe());
+    // What the servers said of it comes first: it tells why.
+    for server in servers {
+        assert_eq!(server.stop().await, [""; 0], "{:?}", all.failed);
+    }
     assert_eq!(all.failed, [""; 0]);
     verdict.assert_unnoticed();
-    for server in servers {
-        assert_eq!(server.stop().await, [""; 0]);
-    }
 }

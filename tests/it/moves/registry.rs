@@ -30,7 +30,7 @@ const LEASE: Duration = Duration::from_hours(1);
 
 /// A registry with a few tenants in its shared database, and each one's own database beside it, on paper.
 pub(super) struct Desk {
-    admin: PgConnection,
+    pub(super) admin: PgConnection,
     pools: RegistryPools,
     pub(super) moves: Arc<PgMoveRegistry>,
     shared: DatabaseId,
@@ -84,7 +84,7 @@ impl Desk {
     }
 
     /// A move that stands in its fence, in the hands of a node.
-    async fn fenced(&mut self, code: &str) -> Held {
+    pub(super) async fn fenced(&mut self, code: &str) -> Held {
         self.begun(code).await;
         let mut held = self.claimed().await;
         for state in [Slot, Copy, CatchUp, Verify, Fence] {

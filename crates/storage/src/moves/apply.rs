@@ -35,6 +35,7 @@ mod tables;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use sqlx::{AssertSqlSafe, PgConnection};
 use stagesub_tenancy::TenantId;
 use tokio::sync::watch;
@@ -45,7 +46,7 @@ use super::lsn::Lsn;
 use super::pgoutput::Message;
 use super::progress::{self, Direction};
 use super::session::flush_commits;
-use super::slot::{Changes, Event};
+use super::slot::{Changes, Event, StreamError};
 use crate::catalogue::TableName;
 use crate::error::sqlstate;
 use change::Change;
@@ -134,6 +135,8 @@ struct Batch {
     end: Option<Lsn>,
     /// When it is to be committed, whatever is still to come.
     due: Option<Instant>,
+    /// Up to where the source has nothing behind it.
+    idle: Option<Lsn>,
     mark: Option<u64>,
     transactions: u64,
     changes: u64,
@@ -208,24 +211,36 @@ impl Applier {
                 }
             } else if self.transaction.is_some() {
                 stream.next().await?
+            } else if let Some(event) = self.more(&mut stream).await {
+                event?
             } else {
-                let due = *self.batch.due.get_or_insert_with(|| Instant::now() + self.shared.linger());
-                if let Ok(event) = timeout_at(due, stream.next()).await {
-                    event?
-                } else {
-                    self.commit(&mut stream).await?;
-                    continue;
-                }
+                self.commit(&mut stream).await?;
+                continue;
             };
             self.take(event, &mut stream).await?;
         }
     }
 
+    /// What comes before the batch is to be committed.
+    async fn more<S: Changes>(&mut self, stream: &mut S) -> Option<Result<Event, StreamError>> {
+        let linger = self.shared.linger();
+        if linger.is_zero() {
+            return stream.next().now_or_never();
+        }
+        let due = *self.batch.due.get_or_insert_with(|| Instant::now() + linger);
+        // Also where there is always something to read.
+        if Instant::now() >= due { None } else { timeout_at(due, stream.next()).await.ok() }
+    }
+
     async fn take<S: Changes>(&mut self, event: Event, stream: &mut S) -> Result<(), ApplyError> {
         match event {
             Event::Idle(lsn) => {
-                if self.transaction.is_none() && self.batch.end.is_none() {
+                if self.transaction.is_some() {
+                    // It says nothing of what is being read.
+                } else if self.batch.end.is_none() {
                     self.idle(lsn, stream);
+                } else {
+                    self.batch.idle = Some(lsn);
                 }
             }
             Event::Message(message) => self.read(message, stream).await?,
@@ -388,6 +403,9 @@ impl Applier {
             position.changes += batch.changes;
         });
         stream.acknowledge(end);
+        if let Some(lsn) = batch.idle {
+            self.idle(lsn, stream);
+        }
         Ok(())
     }
 

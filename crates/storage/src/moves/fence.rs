@@ -146,14 +146,14 @@ impl Exclusive {
     ) -> Result<Taken, sqlx::Error> {
         // The stream has what is durable, and so has whoever decides by it.
         flush_commits(&mut session).await?;
-        // It changes nothing. What the server has to plan it does before anybody waits.
-        close(&mut session, tenant, NEVER, &Mark { prefix: String::new(), number: 0 }).await?;
         let bounds = format!(
-            "SET lock_timeout={};SET idle_session_timeout={}",
+            "SET plan_cache_mode=force_generic_plan;SET lock_timeout={};SET idle_session_timeout={}",
             milliseconds(within),
             milliseconds(SILENCE)
         );
         sqlx::raw_sql(AssertSqlSafe(bounds)).execute(&mut session).await?;
+        // It changes nothing. What the server has to plan it does before anybody waits.
+        close(&mut session, tenant, NEVER, &Mark { prefix: String::new(), number: 0 }).await?;
         let asked = Instant::now();
         let locked = sqlx::query!(
             "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended($1::uuid::text, $2))",

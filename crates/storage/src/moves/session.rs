@@ -273,13 +273,14 @@ impl MoverSession {
     }
 }
 
-/// Has the session's commits be durable before they are answered: others decide by them. A server that waits for more
-/// than that goes on to.
+/// Has the session's commits be durable before they are answered, on a synchronous standby too where there is one:
+/// others decide by them. A server that waits for more than that goes on to.
 pub(super) async fn flush_commits(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let durable =
-        sqlx::query_scalar!(r#"SELECT current_setting('synchronous_commit') <> 'off' AS "durable!""#)
-            .fetch_one(&mut *conn)
-            .await?;
+    let durable = sqlx::query_scalar!(
+        r#"SELECT current_setting('synchronous_commit') IN ('on', 'remote_apply') AS "durable!""#
+    )
+    .fetch_one(&mut *conn)
+    .await?;
     if !durable {
         sqlx::raw_sql("SET synchronous_commit = on").execute(conn).await?;
     }

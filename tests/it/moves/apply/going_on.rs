@@ -47,6 +47,23 @@ async fn progress_of(pair: &Pair, direction: Direction) -> Lsn {
     progress::find(&mut conn, pair.move_id, direction).await.expect("it can be read").expect("it has begun")
 }
 
+/// Nobody leaves a mark: the batch ends by itself, and the source's word that there is nothing more is not lost with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_arrives_as_well() {
+    let pair = Pair::start().await;
+    let mut flow = pair.begin(Direction::Forward, Writers::Tenant).await;
+    for no in 1..=3_u32 {
+        deposit(&pair, 0, no as usize).await;
+        let written: String = pair.read(0, "SELECT pg_current_wal_insert_lsn()::text").await;
+        let reached = flow.control.reached(written.parse().unwrap()).await.unwrap();
+        assert_eq!((reached.mark, reached.transactions), (None, u64::from(no)));
+    }
+    let entries: i64 = pair.read(1, "SELECT count(*) FROM moved.entry").await;
+    assert_eq!(entries, 3);
+    flow.stop().await;
+    pair.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_committed_and_not_acknowledged_is_not_applied_again() {
     let pair = Pair::start().await;

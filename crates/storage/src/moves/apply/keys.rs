@@ -50,12 +50,14 @@ pub async fn key_texts(
                 None => asked.push(key),
             }
         }
-        of_table(conn, table, &asked, &mut rows).await?;
+        if !asked.is_empty() {
+            of_table(conn, table, &asked, &mut rows).await?;
+        }
     }
     Ok(rows)
 }
 
-/// A key's values as text, if there is only one way to write each.
+/// A key's values as text, if there is only one way to write each. A table of one row for each tenant has none to write.
 fn known(table: &TablePlan, key: &Key) -> Option<Vec<String>> {
     table.key.iter().zip(&key.0[1..]).map(|(column, value)| text(value, &column.data_type)).collect()
 }
@@ -80,11 +82,6 @@ async fn of_table(
     rows: &mut Vec<RowKey>,
 ) -> Result<(), ApplyError> {
     let row = |values| RowKey { table: table.name.clone(), values };
-    if table.key.is_empty() {
-        // There is one row at most.
-        rows.push(row(Vec::new()));
-        return Ok(());
-    }
     let mut left = keys;
     while let Some(first) = left.first() {
         let texts = texts(first);

@@ -141,8 +141,9 @@ impl<'s> Walk<'s> {
             }
             self.verified.differences.push(difference);
         }
-        // What was not fetched is not known to be equal.
-        self.verified.more |= u64::try_from(there.len()).unwrap_or(u64::MAX) == fetched;
+        // What was not fetched is not known to be equal. The source, too, may have more rows than a moment ago.
+        let all = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX) < fetched;
+        self.verified.more |= !(all(here.len()) && all(there.len()));
         Ok(())
     }
 }
