@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use stagesub_storage::error::{ISOLATION, STALE_EPOCH};
 use stagesub_storage::moves::fence::{Exclusive, FenceError, Mark, Taken, open, reopen, retire};
@@ -114,6 +116,44 @@ async fn a_writer_at_work_keeps_the_lock_and_a_reader_reads_on() {
     assert_eq!(read, 0, "it had entered before");
     assert_eq!(enter(&mut late, "READ ONLY", ours, 1).await, Err(STALE_EPOCH.to_owned()));
     exclusive.release().await.unwrap();
+}
+
+/// Postgres grants a lock to a process that does not run at the moment; when it does, its wait is over by the clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_granted_as_the_wait_for_it_ends_is_not_kept() {
+    const WITHIN: Duration = Duration::from_secs(3);
+    let lab = Lab::start(4).await;
+    let tenant = lab.scopes[0].tenant_id();
+    let mut looking = connect(&lab.admin).await;
+    let mut writer = connect(&lab.app).await;
+    enter(&mut writer, "READ WRITE", tenant, 1).await.unwrap();
+    let session = connect(&lab.mover).await;
+    let taking = tokio::spawn(Exclusive::take(session, tenant, WITHIN));
+    let held = |granted| {
+        format!(
+            "SELECT coalesce(min(l.pid), 0) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+            WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND {granted}"
+        )
+    };
+    let (waits, has) = (held("NOT granted"), held("granted"));
+    until("the mover waits", async || scalar::<i32>(&mut looking, &waits).await != 0).await;
+    let pid = Pid::from_raw(scalar(&mut looking, &waits).await);
+    kill(pid, Signal::SIGSTOP).unwrap();
+    sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
+    until("the lock is granted", async || scalar::<i32>(&mut looking, &has).await == pid.as_raw()).await;
+    let over = format!(
+        "SELECT clock_timestamp() > query_start + interval '{} ms' FROM pg_stat_activity WHERE pid = {pid}",
+        WITHIN.as_millis() + 100
+    );
+    until("the wait is over", async || scalar::<bool>(&mut looking, &over).await).await;
+    kill(pid, Signal::SIGCONT).unwrap();
+    match taking.await.unwrap().unwrap() {
+        Taken::Busy(_session) => {
+            assert_eq!(scalar::<i32>(&mut looking, &has).await, 0, "it has it and does not know")
+        }
+        Taken::Held(exclusive) => drop(exclusive),
+    }
+    enter(&mut writer, "READ WRITE", tenant, 1).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,7 +48,7 @@ impl Ground {
                 .fetch_all(&mut admin)
                 .await
                 .expect("they were made");
-                let ground = Self::new(admin, lab.admin, vec![lab.app], tenants).await;
+                let ground = Self::new(admin, lab.admin, vec![lab.app, lab.mover], tenants).await;
                 assert!(ground.rows["tenant.musician"] >= 1_000_000, "{:?}", ground.rows);
                 ground
             })

@@ -165,6 +165,9 @@ impl Exclusive {
         match locked {
             Ok(_) => Ok(Taken::Held(Self { session, tenant, waited: asked.elapsed() })),
             Err(error) if sqlstate(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+                // A lock that is granted at the moment in which the wait ends is the session's all the same: an error
+                // gives back a transaction's locks, and no others.
+                sqlx::raw_sql("SELECT pg_catalog.pg_advisory_unlock_all()").execute(&mut session).await?;
                 unbound(&mut session).await?;
                 Ok(Taken::Busy(session))
             }
