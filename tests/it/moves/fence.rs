@@ -149,7 +149,7 @@ async fn a_lock_that_is_granted_as_the_wait_for_it_ends_is_not_kept() {
     kill(pid, Signal::SIGCONT).unwrap();
     match taking.await.unwrap().unwrap() {
         Taken::Busy(_session) => {
-            assert_eq!(scalar::<i32>(&mut looking, &has).await, 0, "it has it and does not know")
+            assert_eq!(scalar::<i32>(&mut looking, &has).await, 0, "it has it and does not know");
         }
         Taken::Held(exclusive) => drop(exclusive),
     }
