@@ -1,6 +1,7 @@
 //! Whether both sides are equal: everything once, then what changed since.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use stagesub_tenancy::moves::plane::Verdict;
@@ -13,6 +14,9 @@ use crate::moves::apply::{DirtyRows, key_texts};
 use crate::moves::progress::Direction;
 use crate::moves::verify::{self, Difference, RowKey, Verified, VerifySettings};
 
+/// Most rows that may be on their way while everything is compared: what the tenant writes in a second or more, which
+/// is how long a busy target may be behind. Each is looked at again.
+const SUSPECTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 /// Most keys of one question.
 const ASKED: usize = 500;
 /// How often rows that differ are looked at again, each time after everything that was written before has arrived.
@@ -63,7 +67,8 @@ impl PgDataPlane {
         running.compared = Compared::default();
         let flow = running.flow(way).ok_or_else(|| error::later("comparing", "there is no stream"))?;
         flow.control.clear_dirty();
-        let settings = VerifySettings::at(opening::pace(moved));
+        let settings =
+            VerifySettings { most_differences: SUSPECTS, ..VerifySettings::at(opening::pace(moved)) };
         let (serving, other) = (ends.site(from(way)), ends.site(from(way).other()));
         verify::everything(serving, other, plans.of(way), moved.tenant, &settings)
             .await
@@ -87,7 +92,10 @@ impl PgDataPlane {
             self.round_trip(moved, running).await?;
             pending.extend(self.changed(moved, running, way).await?);
             let asked: Vec<RowKey> = suspects.iter().cloned().collect();
-            let found = self.compare_keys(moved, running, way, &asked).await?;
+            let mut found = Vec::new();
+            for asked in asked.chunks(ASKED) {
+                found.extend(self.compare_keys(moved, running, way, asked).await?);
+            }
             suspects = found.iter().map(|difference| difference.row.clone()).collect();
             if look == LOOKS {
                 // What was written to meanwhile is compared with everything else that was.
