@@ -202,7 +202,7 @@ impl MoverSession {
         set.map(drop).map_err(self.failed())
     }
 
-    /// Waits for its commits to be durable from here on, whatever the server says: others decide by them.
+    /// Waits for its commits to be durable from here on, on a synchronous standby too: others decide by them.
     ///
     /// # Errors
     /// [`SessionError::Setup`].

@@ -14,8 +14,8 @@ use crate::moves::apply::{DirtyRows, key_texts};
 use crate::moves::progress::Direction;
 use crate::moves::verify::{self, Difference, RowKey, Verified, VerifySettings};
 
-/// Most rows that may be on their way while everything is compared: what the tenant writes in a second or more, which
-/// is how long a busy target may be behind. Each is looked at again.
+/// Most rows that may be on their way while everything is compared: what a tenant writes in a second or more, which
+/// is how long the target of a busy one may be behind. Each is looked at again.
 const SUSPECTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 /// Most keys of one question.
 const ASKED: usize = 500;
