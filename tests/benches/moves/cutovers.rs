@@ -17,6 +17,8 @@ use uuid::Uuid;
 use crate::Arguments;
 use crate::timeline::Timeline;
 
+/// Waits that are told one by one.
+const LONG: Duration = Duration::from_millis(60);
 /// Before anything is measured: pools and caches fill.
 const WARMING: Duration = Duration::from_secs(3);
 
@@ -106,6 +108,18 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
             "large: {state}: the neighbours' rate {:.2}, its own clients waited {:.1} ms at most",
             rate(&theirs, &spans) / large.others[0],
             crate::ms(longest.unwrap_or_default())
+        );
+    }
+    for (from, waited) in history.waits(LONG) {
+        let state = MoveState::ALL.into_iter().find(|state| {
+            let spans = ids.iter().filter_map(|id| driving.registry.during(*id, *state));
+            spans.into_iter().any(|(begins, ends)| from <= ends && from + waited >= begins)
+        });
+        println!(
+            "large: {:.1} s: {}: a client waited {:.1} ms",
+            (from - began).as_secs_f64(),
+            state.map_or("no move", MoveState::as_str),
+            crate::ms(waited)
         );
     }
     large.fillings = fillings.iter().map(|(from, to)| *to - *from).collect();

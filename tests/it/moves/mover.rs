@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stagesub_tenancy::PlacementEpoch;
 use stagesub_tenancy::moves::plane::{CopyProgress, Lag, Lock, Verdict};
 use stagesub_tenancy::moves::record::Object;
 use stagesub_tenancy::moves::{
     Cleanup, DataPlane, Driven, Move, MoveId, MovePath, MoveRegistry, MoveState, Mover, MoverSettings,
     PlaneError, Request, Requested, Requester, Side, TableProgress,
 };
+use stagesub_tenancy::{Located, PlacementEpoch};
 use stagesub_tests::storm::polled;
 
 use super::registry::{Desk, node, wanted};
@@ -28,9 +28,17 @@ struct Paper {
 
 #[async_trait]
 impl DataPlane for Paper {
-    async fn sever(&self, _moved: &Move) -> Result<(), PlaneError> {
-        self.severed.fetch_add(1, Ordering::Relaxed);
+    async fn sever(&self, _moved: &Move, side: Side) -> Result<(), PlaneError> {
+        self.severed.fetch_add(u32::from(side == Side::Source), Ordering::Relaxed);
         Ok(())
+    }
+
+    async fn sweep(&self, _moved: &Move) -> Result<(), PlaneError> {
+        Ok(())
+    }
+
+    async fn preflight_source(&self, _source: &Located, _path: MovePath) -> Result<Vec<String>, PlaneError> {
+        Ok(Vec::new())
     }
 
     async fn abandon(&self, _moved: &Move) {}

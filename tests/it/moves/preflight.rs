@@ -1,27 +1,35 @@
 //! What stands in the way of a move, said before anything is made.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::DateTime;
+use stagesub_storage::catalogue::TableName;
 use stagesub_storage::databases::{Home, NewShared, SharedDatabases};
 use stagesub_storage::doctor::Expectations;
 use stagesub_storage::embedded::{Cluster, ClusterOptions};
 use stagesub_storage::identity::Identity;
 use stagesub_storage::logins::{DatabaseLogins, LoginRole};
+use stagesub_storage::moves::change_log::ChangeLog;
 use stagesub_storage::moves::plan::Contents;
-use stagesub_storage::moves::preflight::{obstacles, sweep};
+use stagesub_storage::moves::plane::{PgDataPlane, PlaneSettings};
+use stagesub_storage::moves::preflight::{obstacles, obstacles_at_source, sweep};
 use stagesub_storage::moves::progress::Direction;
 use stagesub_storage::moves::session::Site;
 use stagesub_storage::moves::slot::stream_name;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_storage::registry::moves::PgMoveRegistry;
-use stagesub_tenancy::moves::{Move, MoveId, MovePath, MovePrefix, NewMove, Requester};
+use stagesub_tenancy::moves::{DataPlane, Move, MoveId, MovePath, MovePrefix, NewMove, Requester};
 use stagesub_tenancy::{DatabaseId, Located, Placement, PlacementEpoch, PoolTarget, TenantId};
+use stagesub_tests::database::connect;
 use uuid::Uuid;
 
 use crate::databases::allowing;
 use crate::registry::Server;
+
+/// How long tables that nobody uses are waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A tenant in the shared database of one server, and a shared database on another for it to go to.
 struct Ground {
@@ -317,11 +325,27 @@ async fn what_moves_left_that_are_over_is_removed_and_nothing_else() {
             .await;
     }
     let mut session = ground.source.open("sweep").await.unwrap();
+    // A log of changes keeps nothing of the server's, and grows with every row that its tenant writes.
+    let logins = PgDatabaseLogins::new(ground.registry.clone(), Arc::clone(&ground.ours.keys));
+    let login = logins.find_login(ground.moved.source.database(), LoginRole::Mover).await.unwrap().unwrap();
+    let mut mover = connect(&login).await;
+    let logged = vec![TableName { schema: "tenant".to_owned(), name: "musician".to_owned() }];
+    for id in [over, live] {
+        let log = ChangeLog::new(id, Direction::Reverse, tenant, logged.clone());
+        log.create(&mut mover, PATIENCE).await.unwrap();
+    }
     let swept = sweep(&mut session, &PgMoveRegistry::new(ground.registry.clone())).await.unwrap();
     session.close().await;
     let gone = stream_name(over, Direction::Forward);
-    assert_eq!(swept.removed.len(), 2, "{swept:?}");
-    assert!(swept.removed.iter().all(|told| told.contains(&gone)), "{swept:?}");
+    let log = stream_name(over, Direction::Reverse);
+    assert_eq!(swept.removed.len(), 3, "{swept:?}");
+    assert!(
+        swept
+            .removed
+            .iter()
+            .all(|told| told.contains(&gone) || told.contains(&format!("log of changes {log}"))),
+        "{swept:?}"
+    );
     let odd = stream_name(unknown, Direction::Forward);
     assert_eq!(swept.left.len(), 2, "{swept:?}");
     assert!(swept.left.iter().all(|told| told.contains(&odd) && told.contains("drop it")), "{swept:?}");
@@ -332,5 +356,63 @@ async fn what_moves_left_that_are_over_is_removed_and_nothing_else() {
         let mut expected = [stream_name(live, Direction::Forward), odd.clone()];
         expected.sort();
         assert_eq!(ground.ours.texts("shr", left).await, expected);
+    }
+    let triggers =
+        "SELECT DISTINCT left(tgname::text, 50) FROM pg_trigger WHERE starts_with(tgname, 'stagesub_')";
+    assert_eq!(ground.ours.texts("shr", triggers).await, [stream_name(live, Direction::Reverse)]);
+}
+
+/// The same, by the engine before it looks for obstacles: each move takes away what older ones left.
+#[tokio::test]
+async fn a_move_removes_what_older_ones_left_at_both_sides() {
+    let ground = Ground::new().await;
+    let moves = Arc::new(PgMoveRegistry::new(ground.registry.clone()));
+    let logins = PgDatabaseLogins::new(ground.registry.clone(), Arc::clone(&ground.ours.keys));
+    let engine = PgDataPlane::new(Arc::new(logins), moves, contents(), PlaneSettings::default());
+    let tenant = ground.moved.tenant;
+    let older = Uuid::now_v7();
+    ground
+        .ours
+        .run(
+            "reg",
+            &format!(
+                "INSERT INTO registry.codes (code, tenant_id) VALUES ('AAA', '{tenant}');
+                INSERT INTO registry.tenants (id, code, name, subdomain, subscription, status, version)
+                VALUES ('{tenant}', 'AAA', 'A', 'aaa', 'institution', 'active', 0);
+                INSERT INTO registry.moves
+                    (id, tenant_id, source_id, source_placement, target_id, target_placement, path, state, heading, epoch, prefix, ended_at)
+                VALUES ('{older}', '{tenant}', '{}', 'shared', '{}', 'shared', 'stream', 'aborted', 'target', 5, repeat('a', 32), now())",
+                ground.moved.source.database(),
+                ground.moved.target.database()
+            ),
+        )
+        .await;
+    let make =
+        |way| format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stream_name(older, way));
+    ground.at_source(&make(Direction::Forward)).await;
+    ground.at_target(&make(Direction::Reverse)).await;
+    engine.sweep(&ground.moved).await.unwrap();
+    let slots = "SELECT slot_name::text FROM pg_replication_slots";
+    for server in [&ground.ours, &ground.other] {
+        assert_eq!(server.texts("postgres", slots).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn where_a_tenant_is_is_looked_at_before_there_is_a_place_for_it() {
+    let ground = Ground::new().await;
+    let source = ground.moved.undecided();
+    let told = async |at: &Located| {
+        obstacles_at_source(&ground.source, at, &contents(), MovePath::Stream).await.unwrap()
+    };
+    assert_eq!(told(&source).await, [""; 0]);
+    let earlier = told(&Located { epoch: PlacementEpoch(4), ..source }).await;
+    assert!(earlier.len() == 1 && earlier[0].contains("at epoch 5"), "{earlier:?}");
+    ground.at_source("ALTER ROLE stagesub_mover NOREPLICATION").await;
+    ground.at_source("DELETE FROM app.tenant_fence WHERE tenant_id = '{t}'").await;
+    let told = told(&source).await;
+    assert_eq!(told.len(), 2, "{told:?}");
+    for (told, words) in told.iter().zip(["REPLICATION", "does not know the tenant"]) {
+        assert!(told.contains(words), "{told}");
     }
 }

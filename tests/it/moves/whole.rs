@@ -48,8 +48,9 @@ impl Ground {
         let registry = platform.wired().registry().clone();
         let logins = PgDatabaseLogins::new(registry.clone(), Arc::new(keys()));
         let contents = Contents { schemas: vec!["tenant".to_owned()], reference_tables: Vec::new() };
-        let plane = Arc::new(PgDataPlane::new(Arc::new(logins), contents, PlaneSettings::default()));
-        Self { platform, moves: Arc::new(PgMoveRegistry::new(registry)), plane }
+        let moves = Arc::new(PgMoveRegistry::new(registry));
+        let plane = PgDataPlane::new(Arc::new(logins), moves.clone(), contents, PlaneSettings::default());
+        Self { platform, moves, plane: Arc::new(plane) }
     }
 
     pub(super) async fn own_database(&self, tenant: TenantId) -> DatabaseId {

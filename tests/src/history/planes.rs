@@ -5,6 +5,9 @@ use std::sync::Arc;
 use stagesub_storage::logins::DatabaseLogins;
 use stagesub_storage::moves::plan::Contents;
 use stagesub_storage::moves::plane::{PgDataPlane, PlaneSettings};
+use stagesub_storage::registry::RegistryPools;
+use stagesub_storage::registry::moves::PgMoveRegistry;
+use stagesub_tenancy::moves::MoveRegistry;
 
 use super::driving::Planes;
 use super::ground::Ground;
@@ -12,13 +15,15 @@ use super::ground::Ground;
 /// Movers of a ground's residents, each with what a process of its own has.
 #[must_use]
 pub fn streaming(ground: &Ground) -> Planes {
-    of(ground.logins(), ground.contents())
+    of(ground.logins(), &ground.registry, ground.contents())
 }
 
 /// Movers of such contents.
 #[must_use]
-pub fn of(logins: Arc<dyn DatabaseLogins>, contents: Contents) -> Planes {
+pub fn of(logins: Arc<dyn DatabaseLogins>, registry: &RegistryPools, contents: Contents) -> Planes {
+    let moves: Arc<dyn MoveRegistry> = Arc::new(PgMoveRegistry::new(registry.clone()));
     Arc::new(move || {
-        Arc::new(PgDataPlane::new(Arc::clone(&logins), contents.clone(), PlaneSettings::default()))
+        let (logins, moves) = (Arc::clone(&logins), Arc::clone(&moves));
+        Arc::new(PgDataPlane::new(logins, moves, contents.clone(), PlaneSettings::default()))
     })
 }

@@ -121,6 +121,26 @@ impl History {
         touching.map(|(began, ended)| ended - began).max().unwrap_or_default()
     }
 
+    /// When operations began that took at least so long, and how long they took; in that order, and of those that were
+    /// on at one time the longest.
+    #[must_use]
+    pub fn waits(&self, at_least: Duration) -> Vec<(Instant, Duration)> {
+        let mut long: Vec<_> = self.spans().filter(|(began, ended)| *ended - *began >= at_least).collect();
+        long.sort_unstable();
+        let mut waits: Vec<(Instant, Duration)> = Vec::new();
+        for (began, ended) in long {
+            match waits.last_mut() {
+                Some((known, waited)) if began <= *known + *waited => {
+                    if ended - began > *waited {
+                        (*known, *waited) = (began, ended - began);
+                    }
+                }
+                _ => waits.push((began, ended - began)),
+            }
+        }
+        waits
+    }
+
     /// When the first write was acknowledged that began after an instant.
     #[must_use]
     pub fn first_kept_after(&self, instant: Instant) -> Option<Instant> {

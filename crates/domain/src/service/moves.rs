@@ -74,7 +74,8 @@ pub struct Shown {
     pub lag: Option<Duration>,
 }
 
-/// Begins a move. Where the orchestra is to have a database of its own that there is not, that is made first.
+/// Begins a move. Where the orchestra is to have a database of its own that there is not, that is made first, unless
+/// something stands in the way where the orchestra is.
 ///
 /// A request that was made before, by its key, is answered with the move that it began, as it is now.
 ///
@@ -137,6 +138,13 @@ async fn begin(
     let source = source_of(moving, account).await?;
     let target = match draft.to.checked(account, source)? {
         Destination::Own(place) => {
+            if moving.desk.find_own(account.id).await?.is_none() {
+                let path = draft::choose_path(moving, draft, &source, None).await?;
+                let obstacles = moving.plane.preflight_source(&source, path).await.map_err(plane_error)?;
+                if !obstacles.is_empty() {
+                    return Err(wrong_state(obstacles.join("; ")));
+                }
+            }
             let made = moving.databases.create_dedicated(account.id, place).await?;
             Placement::Dedicated(made)
         }

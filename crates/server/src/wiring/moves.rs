@@ -48,11 +48,13 @@ impl Moves {
         };
         let begun = Arc::new(Notify::new());
         let told = Arc::clone(&begun);
+        let moves: Arc<dyn MoveRegistry> = Arc::new(PgMoveRegistry::new(registry.clone()));
         Self {
-            registry: Arc::new(PgMoveRegistry::new(registry.clone())),
+            registry: Arc::clone(&moves),
             desk: Arc::new(PgMoveDesk::new(registry.clone())),
             plane: Arc::new(PgDataPlane::new(
                 Arc::clone(&logins),
+                moves,
                 contents.clone(),
                 PlaneSettings::default(),
             )),

@@ -85,6 +85,16 @@ pub enum State {
 }
 
 impl State {
+    /// The word as it is stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Moving => "moving",
+            Self::Moved => "moved",
+        }
+    }
+
     fn from_stored(word: &str) -> Option<Self> {
         match word {
             "active" => Some(Self::Active),

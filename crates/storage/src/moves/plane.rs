@@ -41,8 +41,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use stagesub_tenancy::Located;
 use stagesub_tenancy::moves::plane::{CopyProgress, Lag, Lock, Verdict};
-use stagesub_tenancy::moves::{Cleanup, DataPlane, Move, MoveId, PlaneError};
+use stagesub_tenancy::moves::{Cleanup, DataPlane, Move, MoveId, MovePath, MoveRegistry, PlaneError, Side};
 
 use crate::logins::DatabaseLogins;
 use crate::moves::plan::Contents;
@@ -77,6 +78,7 @@ impl Default for PlaneSettings {
 /// [`DataPlane`] on Postgres.
 pub struct PgDataPlane {
     logins: Arc<dyn DatabaseLogins>,
+    registry: Arc<dyn MoveRegistry>,
     contents: Contents,
     settings: PlaneSettings,
     /// What this process works with, by move. A move is driven by one mover at a time.
@@ -90,10 +92,16 @@ impl fmt::Debug for PgDataPlane {
 }
 
 impl PgDataPlane {
-    /// An engine that finds the mover's logins with `logins` and moves the tables that `contents` names.
+    /// An engine that finds the mover's logins with `logins` and moves the tables that `contents` names. It asks
+    /// `registry` which moves are over, and nothing else.
     #[must_use]
-    pub fn new(logins: Arc<dyn DatabaseLogins>, contents: Contents, settings: PlaneSettings) -> Self {
-        Self { logins, contents, settings, running: Mutex::default() }
+    pub fn new(
+        logins: Arc<dyn DatabaseLogins>,
+        registry: Arc<dyn MoveRegistry>,
+        contents: Contents,
+        settings: PlaneSettings,
+    ) -> Self {
+        Self { logins, registry, contents, settings, running: Mutex::default() }
     }
 
     /// What is kept of a move; from now on, if nothing was.
@@ -110,17 +118,25 @@ impl PgDataPlane {
 
 #[async_trait]
 impl DataPlane for PgDataPlane {
-    async fn sever(&self, moved: &Move) -> Result<(), PlaneError> {
+    async fn sever(&self, moved: &Move, side: Side) -> Result<(), PlaneError> {
         self.forget(moved);
-        self.end_sessions(moved).await
+        self.end_sessions(moved, side).await
     }
 
     async fn abandon(&self, moved: &Move) {
         self.forget(moved);
     }
 
+    async fn sweep(&self, moved: &Move) -> Result<(), PlaneError> {
+        self.remove_leftovers(moved).await
+    }
+
     async fn preflight(&self, moved: &Move) -> Result<Vec<String>, PlaneError> {
         self.obstacles(moved).await
+    }
+
+    async fn preflight_source(&self, source: &Located, path: MovePath) -> Result<Vec<String>, PlaneError> {
+        self.obstacles_at_source(source, path).await
     }
 
     async fn plan(&self, moved: &Move) -> Result<Vec<Cleanup>, PlaneError> {

@@ -12,6 +12,7 @@ mod sweep;
 mod tenant;
 
 use sqlx::error::DatabaseError;
+use stagesub_tenancy::Located;
 use stagesub_tenancy::moves::{Move, MovePath};
 
 use super::plan::{Checks, Contents, MovePlan, PlanError};
@@ -129,6 +130,25 @@ pub async fn obstacles_at(
         found.extend(side::privileges(&mut session, &plan, path).await?);
     }
     session.close().await;
+    Ok(found)
+}
+
+/// The same for a tenant that is there, whose other side is not made yet.
+///
+/// # Errors
+/// [`PreflightError`].
+pub async fn obstacles_at_source(
+    site: &Site,
+    source: &Located,
+    contents: &Contents,
+    path: MovePath,
+) -> Result<Vec<String>, PreflightError> {
+    let mut found = obstacles_at(site, contents, path).await?;
+    // Why there is none is told already.
+    if let Ok(mut session) = open(site).await? {
+        found.extend(tenant::served(source.tenant, source.epoch, &mut session).await?);
+        session.close().await;
+    }
     Ok(found)
 }
 

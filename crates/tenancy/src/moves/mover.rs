@@ -14,7 +14,7 @@ use super::failpoint::{Failpoints, Point};
 use super::plane::{DataPlane, PlaneError};
 use super::record::{Held, Move, Note};
 use super::registry::{MoveKind, MoveRegistry, MoveRegistryError, Renewed};
-use super::state::{MoveState, Request};
+use super::state::{MoveState, Request, Side};
 use crate::nodes::NodeId;
 
 mod cutover;
@@ -213,7 +213,7 @@ impl Mover {
     pub async fn drive(&self, held: Held, asked: Instant) -> Driven {
         let (tell, wanted) = watch::channel(held.moved.wanted);
         let grip = Grip::default();
-        let mut drive = Drive { mover: self, held: held.clone(), wanted, grip: &grip };
+        let mut drive = Drive { mover: self, held: held.clone(), wanted, grip: &grip, away: (None, None) };
         let halted = {
             let mut work = pin!(drive.work());
             // Not polled while nobody knows whether the move is held. Whoever finds out is polled before.
@@ -346,6 +346,8 @@ pub(super) struct Drive<'m> {
     /// What somebody asks of it, as of the last time the lease was renewed.
     pub(super) wanted: watch::Receiver<Option<Request>>,
     pub(super) grip: &'m Grip,
+    /// Why the older sessions at the source, and at the target, may be there still: nothing is done there.
+    pub(super) away: (Option<String>, Option<String>),
 }
 
 impl Drive<'_> {
@@ -387,36 +389,73 @@ impl Drive<'_> {
                 self.settle_cutover("its mover did not finish it", true).await?;
                 return severed;
             }
-            MoveState::Copy => {
-                severed?;
+            MoveState::Copy if severed.is_ok() => {
                 return self.advance(MoveState::Slot, Note::default()).await;
             }
             MoveState::Decided => {}
-            _ if severed.is_err() => return severed,
+            _ if severed.is_err() && self.end_without_other().is_none() => return severed,
             _ => {}
         }
         let found = self.located().await?;
         if found != Some(self.held.moved.located()) {
             return Err(self.inconsistent(found));
         }
-        if severed.is_err() {
-            self.forward(None).await?;
+        let Err(away) = severed else { return Ok(()) };
+        match self.end_without_other() {
+            Some(end) if end == self.state() => Ok(()),
+            Some(MoveState::Aborted) => self.abort("it was asked for").await,
+            Some(end) => self.advance(end, Note::default()).await,
+            None => {
+                self.forward(None).await?;
+                Err(away)
+            }
         }
-        severed
     }
 
-    /// Ends the sessions of an older owner. A tenant that waits does not wait for a database that is out of reach: what
-    /// opens it is conditional on its epoch, so an older owner's sessions can undo nothing of it. But nothing else is
-    /// done before they have ended.
-    async fn sever(&self) -> Result<(), Halt> {
-        let severed = self.mover.plane.sever(&self.held.moved);
-        let doing = "ending older sessions";
-        if !self.grip.is_cutover.load(Ordering::Relaxed) {
-            return self.timed(doing, severed).await;
+    /// Ends the sessions of an older owner, at both sides. A tenant that waits does not wait for a database that is out of
+    /// reach: what opens it is conditional on its epoch, so an older owner's sessions can undo nothing of it. But nothing
+    /// else is done at a side before they have ended there.
+    async fn sever(&mut self) -> Result<(), Halt> {
+        let settings = &self.mover.settings;
+        let is_awaited = self.grip.is_cutover.load(Ordering::Relaxed);
+        let within = if is_awaited { settings.hurry } else { settings.step };
+        let (plane, moved) = (&self.mover.plane, &self.held.moved);
+        let end = |side: Side| async move {
+            let why = match timeout(within, plane.sever(moved, side)).await {
+                Ok(Ok(())) => return None,
+                Ok(Err(error)) => chain(&error),
+                Err(_) => "it did not answer in time".to_owned(),
+            };
+            Some(format!("ending older sessions at the {side}: {why}"))
+        };
+        self.away = tokio::join!(end(Side::Source), end(Side::Target));
+        let why = self.away.0.as_ref().or(self.away.1.as_ref());
+        why.map_or(Ok(()), |why| Err(Halt::Later(why.clone())))
+    }
+
+    /// Why a side is out of reach, if it was when the move was taken up.
+    const fn away(&self, side: Side) -> Option<&String> {
+        match side {
+            Side::Source => self.away.0.as_ref(),
+            Side::Target => self.away.1.as_ref(),
         }
-        match timeout(self.mover.settings.hurry, severed).await {
-            Ok(severed) => severed.map_err(halt),
-            Err(_) => Err(Halt::Later(format!("{doing}: a database did not answer in time"))),
+    }
+
+    /// The end that the move comes to while the side that does not serve may be out of reach, for ever perhaps: it has
+    /// come there, or somebody asks for it. What is left at that side is removed when it is back.
+    fn end_without_other(&self) -> Option<MoveState> {
+        let state = self.state();
+        if self.away(self.held.moved.serving()).is_some() {
+            return None;
+        }
+        if state.is_over() {
+            Some(state)
+        } else if state.may_abort() && self.wants(Request::Abort) {
+            Some(MoveState::Aborted)
+        } else if state == MoveState::Active && self.wants(Request::Finish) {
+            Some(MoveState::Finished)
+        } else {
+            None
         }
     }
 

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::record::{Cleanup, Move, TableProgress};
+use super::state::{MovePath, Side};
 use crate::directory::BoxError;
+use crate::placement::Located;
 
 /// What the state machine asks of the engine.
 ///
@@ -24,15 +26,24 @@ use crate::directory::BoxError;
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait DataPlane: Send + Sync {
-    /// Ends every session of the move that there is, in both databases, and returns when none is left: those of an
+    /// Ends every session of the move that there is in one side's database, and returns when none is left: those of an
     /// older owner could otherwise still apply what they had buffered, or commit a fence. Replication sessions too.
-    async fn sever(&self, moved: &Move) -> Result<(), PlaneError>;
+    /// Called for both sides at once, since one of them may be out of reach.
+    async fn sever(&self, moved: &Move, side: Side) -> Result<(), PlaneError>;
 
     /// Lets go of what this process has: its sessions of the move are closed, and nothing is written.
     async fn abandon(&self, moved: &Move);
 
+    /// Removes from both databases what moves that have ended left there, if anything was missed. A slot among it keeps
+    /// the server's log for ever, and takes a place that this move may need.
+    async fn sweep(&self, moved: &Move) -> Result<(), PlaneError>;
+
     /// What stands in the way of the move, in words; nothing does: empty. Changes nothing.
     async fn preflight(&self, moved: &Move) -> Result<Vec<String>, PlaneError>;
+
+    /// What stands in the way where the tenant is, of a move along this path to a database that is not there yet.
+    /// Changes nothing.
+    async fn preflight_source(&self, source: &Located, path: MovePath) -> Result<Vec<String>, PlaneError>;
 
     /// Names everything that the move will make in either database, in the order it is made, the rows at both sides
     /// included. They are written down before
@@ -91,8 +102,8 @@ pub trait DataPlane: Send + Sync {
     async fn reopen(&self, moved: &Move) -> Result<(), PlaneError>;
 
     /// Removes one thing. What is not there is removed. Rows only where the fence row, locked in the same transaction,
-    /// is not active: whatever the row of the move says, no rows go that anybody may be served from. The fence row
-    /// itself stays, as moved and at its epoch: where there is none, a mover that was stopped and wakes could open an
+    /// is not active, and after the side that serves was asked and is: whatever the row of the move says, no rows go that
+    /// anybody may be served from, and none of which there may be no other copy. The fence row itself stays, as moved and at its epoch: where there is none, a mover that was stopped and wakes could open an
     /// epoch of long ago.
     async fn remove(&self, moved: &Move, cleanup: &Cleanup) -> Result<(), PlaneError>;
 }

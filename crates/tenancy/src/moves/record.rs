@@ -176,6 +176,12 @@ impl Move {
         }
     }
 
+    /// Which side a database is; `None`: neither.
+    #[must_use]
+    pub fn side_at(&self, database: DatabaseId) -> Option<Side> {
+        Side::ALL.into_iter().find(|side| self.placement(*side).database() == database)
+    }
+
     /// Who serves the tenant in this state. During a cutover: until it is decided.
     #[must_use]
     pub const fn serving(&self) -> Side {

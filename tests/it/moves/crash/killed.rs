@@ -39,7 +39,8 @@ async fn moves(registry: &str) {
     let registry = ConnectionTarget::parse(registry).expect("a connection string");
     let registry = RegistryPools::open(&registry, &keys()).await.expect("the registry opens");
     let logins = Arc::new(PgDatabaseLogins::new(registry.clone(), Arc::new(keys())));
-    let driving = Driving::at(registry, planes::of(logins, ledger::contents()), patient());
+    let movers = planes::of(logins, &registry, ledger::contents());
+    let driving = Driving::at(registry, movers, patient());
     let point = std::env::var(POINT).ok().and_then(|place| place.parse::<usize>().ok());
     let gate = point.map(|place| Gate::at(Point::all()[place]));
     let _mover = driving.node(gate.clone().map(|gate| gate as Arc<dyn Failpoints>));

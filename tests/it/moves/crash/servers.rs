@@ -1,12 +1,14 @@
-//! Source, target and registry that go down at once in the middle of a move, and come back.
+//! Source, target and registry that go down at once in the middle of a move, and come back, or do not.
 
 use std::sync::Arc;
 
-use stagesub_tenancy::moves::{Failpoints, MovePath, MoveState, Point, Side};
+use stagesub_tenancy::moves::{Failpoints, MovePath, MoveState, Point, Request, Side};
 use stagesub_tests::cluster::Cluster;
-use stagesub_tests::history::{Gate, Ground};
+use stagesub_tests::database::{connect, run};
+use stagesub_tests::history::{Gate, Ground, Place};
 
-use super::{Course, is_writable};
+use super::{Course, WRITABLE, is_writable};
+use crate::tenant_tx::lab::until;
 
 /// Where the server goes down.
 const POINTS: [Point; 4] =
@@ -54,4 +56,73 @@ async fn nothing_is_lost_when_the_source_goes_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_when_the_target_goes_down() {
     Box::pin(goes_down(2)).await;
+}
+
+/// Keeps everybody out of a database that is there, or lets them in again.
+async fn lets_in(ground: &Ground, place: &Place, everybody: bool) {
+    let server = ground.source.admin.with_database("postgres");
+    let mut conn = connect(&server).await;
+    let name = &place.name;
+    run(&mut conn, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {everybody}")).await;
+    if !everybody {
+        let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+        run(&mut conn, &end).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_does_not_wait_for_a_target_that_is_gone() {
+    let (ground, mut residents) = Ground::start(&["deserted"]).await;
+    ground.furnish(&mut residents[0], 50).await;
+    let mut course = Course::of(&ground, &residents[0]);
+    let id = course.begin(MovePath::Stream).await;
+    let gate = Gate::at(Point::State(MoveState::CatchUp));
+    let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+    gate.reached().await;
+    lets_in(&ground, &ground.target, false).await;
+    course.driving.ask(id, Request::Abort).await;
+    gate.open();
+    let aborted = course.driving.until(id, "it is aborted", |moved| moved.state == MoveState::Aborted).await;
+    assert_eq!(aborted.ended_at, None, "something is left where nobody gets in");
+    // The source is rid of it meanwhile: nothing there keeps the server's log.
+    until("the source is rid of it", async || ground.leftovers(&ground.source, id).await.is_empty()).await;
+    ground.until_writable(course.resident, WRITABLE).await.expect("it is served where it was");
+    // Another node finds it so, too.
+    mover.die().await;
+    let mover = course.driving.node(None);
+    let told = course.driving.until(id, "it says why", |moved| {
+        moved.error.as_deref().is_some_and(|why| why.contains("at the target"))
+    });
+    assert_eq!(told.await.ended_at, None);
+    lets_in(&ground, &ground.target, true).await;
+    let ended = course.ends(id).await;
+    assert_eq!(ended.state, MoveState::Aborted, "{ended:?}");
+    course.is_over(id, Side::Source).await;
+    mover.die().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_rows_go_while_the_side_that_is_to_serve_does_not() {
+    let (ground, mut residents) = Ground::start(&["restored"]).await;
+    ground.furnish(&mut residents[0], 50).await;
+    let mut course = Course::of(&ground, &residents[0]);
+    let id = course.begin(MovePath::Stream).await;
+    let mover = course.driving.node(None);
+    course.driving.until_active(id, Side::Target).await;
+    // As after it was restored as it stood before the tenant came.
+    let (mut target, tenant) = (connect(&ground.target.admin).await, course.resident.tenant());
+    let fence = |epoch: &str| {
+        format!("UPDATE app.tenant_fence SET epoch = epoch {epoch} WHERE tenant_id = '{tenant}'")
+    };
+    run(&mut target, &fence("- 1")).await;
+    course.driving.ask(id, Request::Finish).await;
+    let told = course.driving.until(id, "it says why", |moved| {
+        moved.error.as_deref().is_some_and(|why| why.contains("no rows are removed"))
+    });
+    assert_eq!((told.await.ended_at, ground.rows(&ground.source, tenant).await > 0), (None, true));
+    run(&mut target, &fence("+ 1")).await;
+    let ended = course.ends(id).await;
+    assert_eq!(ended.state, MoveState::Finished, "{ended:?}");
+    course.is_over(id, Side::Target).await;
+    mover.die().await;
 }

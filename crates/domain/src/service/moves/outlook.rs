@@ -21,7 +21,7 @@ pub struct Outlook {
     pub pace: Pace,
     /// How many rows it has; `None`: more than [`SHORT_ROWS`].
     pub rows: Option<u64>,
-    /// What stands in the way, in words, with what to do. Between two databases it can be told once both are there.
+    /// What stands in the way, in words, with what to do; of a database that is not there yet, at the source alone.
     pub obstacles: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ pub async fn plan_move(
             let moved = Move::begun(wanted, source, target, now);
             moving.plane.preflight(&moved).await.map_err(plane_error)?
         }
-        None => Vec::new(),
+        None => moving.plane.preflight_source(&source, path).await.map_err(plane_error)?,
     };
     Ok(Outlook {
         tenant,

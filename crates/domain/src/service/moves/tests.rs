@@ -58,6 +58,7 @@ struct World {
     decodes: [bool; 2],
     own_is_there: bool,
     obstacles: Vec<String>,
+    obstacles_at_source: Vec<String>,
     refusal: Option<Refusal>,
     stored: Mutex<Vec<Move>>,
     made: AtomicU32,
@@ -73,6 +74,7 @@ impl World {
             decodes: [true, true],
             own_is_there: true,
             obstacles: Vec::new(),
+            obstacles_at_source: Vec::new(),
             refusal: None,
             stored: Mutex::default(),
             made: AtomicU32::new(0),
@@ -101,6 +103,12 @@ impl World {
         let obstacles = self.obstacles.clone();
         plane.expect_preflight().returning(move |moved| {
             assert_eq!((moved.state, moved.epoch.0), (MoveState::Prepare, 5));
+            Ok(obstacles.clone())
+        });
+        let obstacles = self.obstacles_at_source.clone();
+        plane.expect_preflight_source().returning(move |source, path| {
+            assert_eq!((source.epoch.0, source.placement.database()), (5, SHARED));
+            assert_ne!(path, MovePath::Triggers);
             Ok(obstacles.clone())
         });
         let mut surveyor = MockSurveyor::new();
@@ -308,6 +316,22 @@ async fn refusals_say_what_to_do_and_come_before_a_database_is_made() {
 }
 
 #[tokio::test]
+async fn no_database_is_made_while_something_stands_in_the_way_where_the_orchestra_is() {
+    let obstacles = ["no slot is free", "nor is a sender"].map(str::to_owned).to_vec();
+    let world =
+        World { own_is_there: false, obstacles_at_source: obstacles, ..World::new(Tier::Institution) };
+    assert_eq!(detail(world.start(&own(), 1, None).await), "no slot is free; nor is a sender");
+    assert_eq!((world.made.load(Ordering::Relaxed), world.woken.load(Ordering::Relaxed)), (0, 0));
+    // Where there is one the mover looks at both.
+    let world = World { own_is_there: true, ..world };
+    world.start(&own(), 1, None).await.unwrap();
+    let world =
+        World { own_is_there: false, obstacles_at_source: Vec::new(), ..World::new(Tier::Institution) };
+    world.start(&own(), 1, None).await.unwrap();
+    assert_eq!(world.made.into_inner(), 1);
+}
+
+#[tokio::test]
 async fn a_key_begins_one_move_and_what_was_refused_keeps_none() {
     let world = World::new(Tier::Institution);
     let first = world.start(&own(), 1, Some(asked("k", 1))).await.unwrap();
@@ -331,11 +355,16 @@ async fn a_plan_changes_nothing_and_tells_what_stands_in_the_way() {
     let outlook = world.plan(&own()).await.unwrap();
     assert_eq!((outlook.target, outlook.path, outlook.rows), (Some(OWN), MovePath::Stream, None));
     assert_eq!(outlook.obstacles, ["no slot is free"]);
-    // What is not there cannot be looked at.
-    let world = World { own_is_there: false, rows: 12, ..world };
+    // What is not there cannot be looked at; where the orchestra is can.
+    let world = World {
+        own_is_there: false,
+        rows: 12,
+        obstacles_at_source: vec!["it is not open".to_owned()],
+        ..world
+    };
     let outlook = world.plan(&own()).await.unwrap();
     assert_eq!((outlook.target, outlook.path, outlook.rows), (None, MovePath::Short, Some(12)));
-    assert_eq!(outlook.obstacles, [""; 0]);
+    assert_eq!(outlook.obstacles, ["it is not open"]);
     assert_eq!((world.made.into_inner(), world.woken.into_inner()), (0, 0));
     assert!(world.stored.into_inner().unwrap().is_empty());
 }

@@ -229,7 +229,8 @@ fn endless() -> Endless {
 }
 
 fn rest(mut plane: MockDataPlane) -> MockDataPlane {
-    plane.expect_sever().returning(|_| Ok(()));
+    plane.expect_sever().returning(|_, _| Ok(()));
+    plane.expect_sweep().returning(|_| Ok(()));
     plane.expect_abandon().returning(|_| ());
     plane.expect_preflight().returning(|_| Ok(Vec::new()));
     plane.expect_plan().returning(|_| Ok(Vec::new()));
@@ -258,6 +259,9 @@ macro_rules! as_within {
             async fn copy(&self, _: &Move, _: CopyProgress) -> Result<(), stagesub_tenancy::moves::PlaneError> {
                 std::future::pending().await
             }
+            async fn preflight_source(&self, source: &Located, path: MovePath) -> Step<Vec<String>> {
+                self.0.preflight_source(source, path).await
+            }
             $(async fn $name(&self, moved: &Move, $($argument: $type),*) -> $answer {
                 self.0.$name(moved, $($argument),*).await
             })*
@@ -268,7 +272,8 @@ macro_rules! as_within {
 type Step<T> = Result<T, stagesub_tenancy::moves::PlaneError>;
 
 as_within! {
-    sever() -> Step<()>;
+    sever(side: Side) -> Step<()>;
+    sweep() -> Step<()>;
     abandon() -> ();
     preflight() -> Step<Vec<String>>;
     plan() -> Step<Vec<Cleanup>>;

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use stagesub_tenancy::moves::{Move, PlaneError, Side};
-use stagesub_tenancy::{Placement, PlacementEpoch, PoolTarget};
+use stagesub_tenancy::{Placement, PlacementEpoch, PoolTarget, TenantId};
+use uuid::Uuid;
 
 use super::running::{Running, place, side_place};
 use super::stamp::{self, Stamp};
@@ -71,26 +72,36 @@ impl PgDataPlane {
         if let Some(ends) = &running.ends {
             return Ok(Arc::clone(ends));
         }
-        let ends = Ends([self.end(moved, Side::Source).await?, self.end(moved, Side::Target).await?]);
+        let end = |placement| self.end(moved.id.as_uuid(), moved.tenant, placement);
+        let ends = Ends([end(moved.source).await?, end(moved.target).await?]);
         Ok(Arc::clone(running.ends.insert(Arc::new(ends))))
     }
 
-    async fn end(&self, moved: &Move, side: Side) -> Result<End, PlaneError> {
-        let database = moved.placement(side).database();
+    async fn end(&self, id: Uuid, tenant: TenantId, placement: Placement) -> Result<End, PlaneError> {
+        let database = placement.database();
         let found = self.logins.find_login(database, LoginRole::Mover).await;
         let login = found.map_err(error::directory("finding the mover's login"))?.ok_or_else(|| {
             PlaneError::Refused(format!(
-                "the registry has no login of the mover for the {side}, database {database}; \
-                 `stagesub migrate` makes one"
+                "the registry has no login of the mover for the database {database}; `stagesub migrate` makes one"
             ))
         })?;
-        let identity = Identity::of(&pool_target(moved, side));
-        Ok(End { site: Site::new(moved.id.as_uuid(), login.clone(), identity), login })
+        let identity = Identity::of(&pool_target(tenant, placement));
+        Ok(End { site: Site::new(id, login.clone(), identity), login })
     }
 
     /// One side alone, where the other may be out of reach.
     pub(super) async fn site(&self, moved: &Move, side: Side) -> Result<Site, PlaneError> {
-        Ok(self.end(moved, side).await?.site)
+        self.site_of(moved.id.as_uuid(), moved.tenant, moved.placement(side)).await
+    }
+
+    /// Where a tenant is or may be, under this id.
+    pub(super) async fn site_of(
+        &self,
+        id: Uuid,
+        tenant: TenantId,
+        placement: Placement,
+    ) -> Result<Site, PlaneError> {
+        Ok(self.end(id, tenant, placement).await?.site)
     }
 
     /// The session on a side that is kept for short questions.
@@ -182,13 +193,13 @@ pub(super) const fn checks(may_skip: bool) -> Checks {
     if may_skip { Checks::Skipped } else { Checks::Kept }
 }
 
-/// What the database of a side has to say of itself.
-fn pool_target(moved: &Move, side: Side) -> PoolTarget {
-    match moved.placement(side) {
+/// What the database of a placement has to say of itself.
+fn pool_target(tenant: TenantId, placement: Placement) -> PoolTarget {
+    match placement {
         Placement::Shared(database) => PoolTarget::Shared(database),
         Placement::Dedicated(database) => {
             // Whose it is counts here; at which epoch it serves is the fence's to say.
-            PoolTarget::Dedicated { tenant: moved.tenant, database, epoch: PlacementEpoch(0) }
+            PoolTarget::Dedicated { tenant, database, epoch: PlacementEpoch(0) }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::moves::change_log::ChangeLogError;
 use crate::moves::copy::CopyError;
 use crate::moves::fence::FenceError;
 use crate::moves::plan::PlanError;
-use crate::moves::preflight::PreflightError;
+use crate::moves::preflight::{PreflightError, SweepError};
 use crate::moves::progress::ProgressError;
 use crate::moves::session::SessionError;
 use crate::moves::slot::{PublicationError, SlotError, StreamError};
@@ -79,6 +79,11 @@ pub(super) fn preflight(error: PreflightError) -> PlaneError {
         PreflightError::Plan(error) => plan(error),
         PreflightError::Question { .. } => later("looking for obstacles", error),
     }
+}
+
+/// What is left of older moves may be removed by the next one.
+pub(super) fn sweep(error: SweepError) -> PlaneError {
+    later("removing what older moves left", error)
 }
 
 pub(super) fn copy(error: CopyError) -> PlaneError {

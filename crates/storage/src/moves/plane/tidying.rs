@@ -12,6 +12,7 @@ use crate::moves::change_log;
 use crate::moves::copy::purge;
 use crate::moves::fence::{self, State};
 use crate::moves::plan::MovePlan;
+use crate::moves::preflight::sweep;
 use crate::moves::progress;
 use crate::moves::session::MoverSession;
 use crate::moves::slot::{drop_publication, drop_slot, sever};
@@ -20,21 +21,29 @@ use crate::moves::slot::{drop_publication, drop_slot, sever};
 const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl PgDataPlane {
-    /// In both databases, also where one of them is out of reach.
-    pub(super) async fn end_sessions(&self, moved: &Move) -> Result<(), PlaneError> {
-        let (source, target) = tokio::join!(
-            self.end_sessions_on(moved, Side::Source),
-            self.end_sessions_on(moved, Side::Target)
-        );
-        source.and(target)
-    }
-
-    async fn end_sessions_on(&self, moved: &Move, side: Side) -> Result<(), PlaneError> {
+    /// In one database, whatever becomes of the other one.
+    pub(super) async fn end_sessions(&self, moved: &Move, side: Side) -> Result<(), PlaneError> {
         // Not called after the move: the call for the other side, on the same server, would end it.
         let opened = self.site(moved, side).await?.open_apart("sever").await;
         let mut session = opened.map_err(error::session)?;
         sever(session.conn(), moved.id.as_uuid(), self.settings.patience).await.map_err(error::slot)?;
         session.close().await;
+        Ok(())
+    }
+
+    /// What moves left that are over, in both databases.
+    pub(super) async fn remove_leftovers(&self, moved: &Move) -> Result<(), PlaneError> {
+        for side in Side::ALL {
+            let mut session = self.site(moved, side).await?.open("sweep").await.map_err(error::session)?;
+            let swept = sweep(&mut session, &*self.registry).await.map_err(error::sweep)?;
+            session.close().await;
+            for removed in swept.removed {
+                tracing::info!(moved = %moved.id, removed, "what an older move left was removed");
+            }
+            for left in swept.left {
+                tracing::warn!(moved = %moved.id, left, "something is called like a move's");
+            }
+        }
         Ok(())
     }
 
@@ -64,7 +73,10 @@ impl PgDataPlane {
             Object::Progress => {
                 progress::forget(session.conn(), moved.id.as_uuid()).await.map_err(error::progress)?;
             }
-            Object::Rows => self.remove_rows(moved, &mut session).await?,
+            Object::Rows => {
+                self.serves(moved).await?;
+                self.remove_rows(moved, &mut session).await?;
+            }
             Object::ChangeLog => {
                 change_log::remove(session.conn(), &cleanup.name, self.settings.readers)
                     .await
@@ -73,6 +85,28 @@ impl PgDataPlane {
         }
         running.put(side, session);
         Ok(())
+    }
+
+    /// That the side which the move says serves the tenant does: what is removed elsewhere may be the last copy, if that
+    /// database is gone, or was restored as it stood before the tenant came.
+    async fn serves(&self, moved: &Move) -> Result<(), PlaneError> {
+        let (side, epoch) = (moved.serving(), moved.located().epoch);
+        let mut session = self.site(moved, side).await?.open("tidy").await.map_err(error::session)?;
+        let found = fence::find(session.conn(), moved.tenant).await.map_err(error::fence)?;
+        session.close().await;
+        match found {
+            Some((State::Active, at)) if at == epoch => Ok(()),
+            found => {
+                let found = found.map_or_else(
+                    || "does not know the tenant".to_owned(),
+                    |(state, at)| format!("has the tenant as {} at epoch {at}", state.as_str()),
+                );
+                Err(PlaneError::Refused(format!(
+                    "the {side} {found}, and was to serve it at epoch {epoch}: no rows are removed at the other side; \
+                     `stagesub doctor` tells which is right"
+                )))
+            }
+        }
     }
 
     /// The rows of a side that does not serve the tenant. Whoever reads there since before it left ends first.
@@ -135,8 +169,7 @@ impl PgDataPlane {
 
 /// In which of its two databases something of a move is.
 fn side_of(moved: &Move, cleanup: &Cleanup) -> Result<Side, PlaneError> {
-    let found = Side::ALL.into_iter().find(|side| moved.placement(*side).database() == cleanup.database);
-    found.ok_or_else(|| {
+    moved.side_at(cleanup.database).ok_or_else(|| {
         PlaneError::Refused(format!(
             "{} is said to be in the database {}, which is neither side of the move",
             cleanup.name, cleanup.database

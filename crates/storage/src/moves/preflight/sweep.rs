@@ -1,7 +1,8 @@
-//! Slots and publications of moves that are over.
+//! Slots, publications and logs of changes of moves that are over.
 //!
 //! A move writes down what it will make before it makes it, and removes it before it ends. What is found of one that
-//! has ended was missed, by a server that was restored, or by hand; a slot among it keeps the server's log for ever.
+//! has ended was missed, by a server that was restored, or by hand; a slot among it keeps the server's log for ever, and
+//! a log of changes grows with every row that its tenant writes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,16 +11,17 @@ use std::time::Duration;
 use stagesub_tenancy::moves::{MoveId, MoveRegistry, MoveRegistryError};
 use uuid::Uuid;
 
+use crate::moves::change_log::{self, ChangeLogError};
 use crate::moves::session::MoverSession;
 use crate::moves::slot::{PublicationError, SlotError, drop_publication, drop_slot};
 
-/// How long a session that reads a slot may take to end.
+/// How long a session that reads a slot may take to end, and tables that are in use may keep their triggers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found of moves that are over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// What was removed: slots and publications of moves that have ended.
+    /// What was removed: slots, publications and logs of changes of moves that have ended.
     pub removed: Vec<String>,
     /// What was left, in words: nobody here knows whose it is.
     pub left: Vec<String>,
@@ -30,7 +32,7 @@ pub struct Swept {
 #[non_exhaustive]
 pub enum SweepError {
     /// The database could not be asked.
-    #[error("{database} did not say which slots and publications there are")]
+    #[error("{database} did not say what moves have left there")]
     Question {
         /// Which, without secrets.
         database: String,
@@ -47,9 +49,12 @@ pub enum SweepError {
     /// A publication stays.
     #[error("a publication of a move that is over could not be dropped")]
     Publication(#[from] PublicationError),
+    /// A log of changes stays.
+    #[error("a log of changes of a move that is over could not be removed")]
+    Log(#[from] ChangeLogError),
 }
 
-/// Removes from one database the slots and publications of moves that have ended by the registry's word. The registry
+/// Removes from one database the slots, publications and logs of moves that have ended by the registry's word. The registry
 /// is asked after the database was looked at, and a move is recorded before it makes anything: so what is removed
 /// belongs to nobody. What the registry does not know is told and left: it may be another installation's.
 ///
@@ -63,7 +68,11 @@ pub async fn sweep(session: &mut MoverSession, registry: &dyn MoveRegistry) -> R
         UNION ALL
         SELECT 'publication', pubname::text FROM pg_catalog.pg_publication
             WHERE starts_with(pubname::text, 'stagesub_move_')
-        ORDER BY 2, 1"#
+        UNION ALL
+        SELECT 'log of changes', proname::text FROM pg_catalog.pg_proc
+            WHERE pronamespace = 'app'::regnamespace AND proname::text ~ $1
+        ORDER BY 2, 1"#,
+        change_log::NAMES
     )
     .fetch_all(session.conn())
     .await
@@ -86,10 +95,10 @@ pub async fn sweep(session: &mut MoverSession, registry: &dyn MoveRegistry) -> R
             )),
             Some(moved) if moved.ended_at.is_none() => {}
             Some(_) => {
-                if object.what == "slot" {
-                    drop_slot(session.conn(), &object.name, PATIENCE).await?;
-                } else {
-                    drop_publication(session.conn(), &object.name).await?;
+                match object.what.as_str() {
+                    "slot" => drop_slot(session.conn(), &object.name, PATIENCE).await?,
+                    "publication" => drop_publication(session.conn(), &object.name).await?,
+                    _ => change_log::remove(session.conn(), &object.name, PATIENCE).await?,
                 }
                 swept.removed.push(told);
             }

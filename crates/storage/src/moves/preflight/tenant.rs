@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use sqlx::AssertSqlSafe;
-use stagesub_tenancy::Placement;
-use stagesub_tenancy::TenantId;
 use stagesub_tenancy::moves::Move;
+use stagesub_tenancy::{Placement, PlacementEpoch, TenantId};
 
 use super::{MOST_DIFFERENCES, PreflightError, asking};
 use crate::moves::plan::MovePlan;
@@ -61,19 +60,7 @@ pub(super) async fn serving(
     target: &mut MoverSession,
     plan: Option<&MovePlan>,
 ) -> Result<Vec<String>, PreflightError> {
-    let mut found = Vec::new();
-    match fence(source, moved.tenant).await? {
-        Some((state, epoch)) if state == "active" && epoch == moved.epoch.0 => {}
-        Some((state, epoch)) => found.push(format!(
-            "{} has the tenant as {state} at epoch {epoch}, and the registry as served there at epoch {}; `stagesub doctor` tells which is right",
-            source.describe(),
-            moved.epoch
-        )),
-        None => found.push(format!(
-            "{} does not know the tenant, which the registry says it serves; `stagesub doctor` tells which is right",
-            source.describe()
-        )),
-    }
+    let mut found: Vec<String> = served(moved.tenant, moved.epoch, source).await?.into_iter().collect();
     let there = fence(target, moved.tenant).await?;
     if let Some((state, epoch)) = &there
         && state == "active"
@@ -122,6 +109,25 @@ pub(super) async fn serving(
         ));
     }
     Ok(found)
+}
+
+/// Why the tenant is not served where and at which epoch the registry says.
+pub(super) async fn served(
+    tenant: TenantId,
+    at: PlacementEpoch,
+    source: &mut MoverSession,
+) -> Result<Option<String>, PreflightError> {
+    Ok(match fence(source, tenant).await? {
+        Some((state, epoch)) if state == "active" && epoch == at.0 => None,
+        Some((state, epoch)) => Some(format!(
+            "{} has the tenant as {state} at epoch {epoch}, and the registry as served there at epoch {at}; `stagesub doctor` tells which is right",
+            source.describe(),
+        )),
+        None => Some(format!(
+            "{} does not know the tenant, which the registry says it serves; `stagesub doctor` tells which is right",
+            source.describe()
+        )),
+    })
 }
 
 async fn fence(

@@ -15,6 +15,12 @@ impl Drive<'_> {
         let moved = &self.held.moved;
         let fingerprint = self
             .unless_aborted(async {
+                // What is left of others keeps nobody from moving, unless it is an obstacle; then it is told as one.
+                if let Err(Halt::Later(why) | Halt::Refused(why)) =
+                    self.timed("removing what older moves left", plane.sweep(moved)).await
+                {
+                    tracing::warn!(moved = %moved.id, why, "what older moves left may be there still");
+                }
                 let found = self.timed("looking for obstacles", plane.preflight(moved)).await;
                 // A database that cannot be reached is one. Nothing is made yet, and who asked for the move is told now
                 // and not whenever it comes back.
@@ -203,7 +209,8 @@ impl Drive<'_> {
             return Err(Halt::Refused("the tenant cannot go back from here".to_owned()));
         };
         let held = crate::moves::record::Held { moved: swapped, ..self.held.clone() };
-        Ok(Drive { mover: self.mover, held, wanted: self.wanted.clone(), grip: self.grip })
+        let (wanted, away) = (self.wanted.clone(), self.away.clone());
+        Ok(Drive { mover: self.mover, held, wanted, grip: self.grip, away })
     }
 
     /// Stays where it is. Of a cutover that is on, the directory is told first.
@@ -214,16 +221,20 @@ impl Drive<'_> {
         self.advance(MoveState::Aborted, Note::error(why)).await
     }
 
-    /// Removes what the move had made, all but the rows that the tenant is served from.
+    /// Removes what the move had made, all but the rows that the tenant is served from. What is at a side that is out of
+    /// reach waits for it, and the rest does not.
     pub(super) async fn tidy(&mut self) -> Result<(), Halt> {
         let serving = self.held.moved.located().placement.database();
         let outstanding = self.mover.registry.outstanding(self.held.moved.id);
         let mut failed = None;
         for cleanup in self.asked("reading what is left", outstanding).await? {
+            if let Some(why) = self.held.moved.side_at(cleanup.database).and_then(|side| self.away(side)) {
+                failed.get_or_insert_with(|| Halt::Later(why.clone()));
+                continue;
+            }
             if !(cleanup.object == Object::Rows && cleanup.database == serving) {
                 let removed = self.mover.plane.remove(&self.held.moved, &cleanup).await;
                 if let Err(error) = removed {
-                    // What is left of the others does not wait for it.
                     failed.get_or_insert(halt(error));
                     continue;
                 }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio::time::sleep;
+
 use super::crashes::finish;
-use super::world::{FIRST, Fault, Step, Wish, World};
-use crate::moves::state::{MovePath, MoveState, Side};
+use super::world::{FIRST, Fault, SOURCE, Step, TARGET, Wish, World};
+use crate::moves::mover::{Driven, MoverSettings};
+use crate::moves::state::{MovePath, MoveState, Request, Side};
+use crate::placement::DatabaseId;
 
 fn world(path: MovePath, wishes: &[Wish], faults: &[Fault]) -> Arc<World> {
     let world = World::new(path);
@@ -95,6 +99,7 @@ async fn what_stands_in_the_way_is_said_before_anything_is_made() {
     world.assert_ended(MoveState::Aborted, Side::Source);
     assert_eq!(world.inner().moved.error.as_deref(), Some("notes has no key; so has tags"));
     assert_eq!((world.calls("prepare"), world.calls("open"), world.calls("plan_cleanups")), (0, 0, 0));
+    assert_eq!(world.calls("sweep"), 1, "what others left is no obstacle any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,6 +114,7 @@ async fn a_database_that_cannot_be_reached_at_first_stands_in_the_way() {
 async fn what_fails_for_now_is_done_later() {
     for step in [
         Step::Sever,
+        Step::Sweep,
         Step::Prepare,
         Step::Open,
         Step::Copy,
@@ -224,4 +230,89 @@ async fn what_the_tenant_waits_for_is_tried_again_by_the_same_mover() {
     let never = [Fault::Fails(Step::Activate); 5];
     let world = ended(MovePath::Stream, &[Wish::Finish], &never, MOVED).await;
     assert_eq!(world.calls("release"), 1, "and then by the next one");
+}
+
+/// A world whose move stands in this state and whose database at one side is then out of reach, for ever perhaps.
+async fn without(side: Side, state: MoveState) -> Arc<World> {
+    let world = world(MovePath::Stream, &[], &[]);
+    let mover = super::crashes::mover(&world, 1);
+    let mut driven = std::pin::pin!(mover.step());
+    let stands = async {
+        while world.inner().moved.state != state {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stands => world.inner().gone = Some(side),
+        driven = &mut driven => panic!("{driven:?}"),
+    }
+    world
+}
+
+/// Movers, for as long as that makes a difference.
+async fn some_movers(world: &Arc<World>) {
+    for node in 2..8 {
+        sleep(MoverSettings::default().lease).await;
+        let driven = super::crashes::mover(world, node).step().await.unwrap();
+        assert!(matches!(driven, Some(Driven::Released(_))), "{driven:?}");
+    }
+}
+
+/// What the world has of a move at each side.
+fn made(world: &Arc<World>) -> (usize, usize) {
+    let inner = world.inner();
+    let at = |database: DatabaseId| {
+        inner.made.iter().filter(|(known, _)| *known == database.as_uuid().as_u128()).count()
+    };
+    (at(SOURCE), at(TARGET))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_does_not_wait_for_a_target_that_is_gone() {
+    for state in [MoveState::Copy, MoveState::CatchUp, MoveState::Verify] {
+        let world = without(Side::Target, state).await;
+        some_movers(&world).await;
+        assert!(!world.inner().moved.state.is_over(), "nobody asked for an end: {state}");
+        world.inner().moved.wanted = Some(Request::Abort);
+        some_movers(&world).await;
+        assert_eq!(world.inner().moved.state, MoveState::Aborted, "{state}");
+        assert_eq!(made(&world), (0, 2), "what is at the source goes: {state}");
+        assert!(world.inner().moved.ended_at.is_none(), "something is left: {state}");
+        assert!(world.inner().moved.error.as_deref().unwrap().contains("older sessions at the target"));
+        world.inner().gone = None;
+        finish(&world).await;
+        world.assert_ended(MoveState::Aborted, Side::Source);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_stays_where_it_is_though_where_it_was_is_gone() {
+    let world = without(Side::Source, MoveState::Active).await;
+    some_movers(&world).await;
+    assert_eq!(world.inner().moved.state, MoveState::Active, "nobody asked for an end");
+    world.inner().moved.wanted = Some(Request::Finish);
+    some_movers(&world).await;
+    assert_eq!(world.inner().moved.state, MoveState::Finished);
+    assert_eq!(made(&world), (2, 0));
+    world.inner().gone = None;
+    finish(&world).await;
+    world.assert_ended(MoveState::Finished, Side::Target);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_while_the_side_that_serves_is_gone() {
+    for (side, state, request) in [
+        (Side::Source, MoveState::Verify, Request::Abort),
+        (Side::Target, MoveState::Active, Request::Finish),
+    ] {
+        let world = without(side, state).await;
+        world.inner().moved.wanted = Some(request);
+        some_movers(&world).await;
+        assert_eq!(world.inner().moved.state, state);
+        assert_eq!(made(&world), (2, 2));
+        world.inner().gone = None;
+        finish(&world).await;
+        assert!(world.inner().moved.ended_at.is_some());
+    }
 }

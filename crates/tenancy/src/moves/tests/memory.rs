@@ -328,7 +328,7 @@ impl Plane {
     }
 }
 
-fn unavailable(doing: &'static str) -> PlaneError {
+pub(super) fn unavailable(doing: &'static str) -> PlaneError {
     PlaneError::Unavailable { doing, source: "the session was ended".into() }
 }
 
@@ -338,10 +338,11 @@ fn sides(moved: &Move) -> (Side, Side) {
 
 #[async_trait]
 impl DataPlane for Plane {
-    async fn sever(&self, _moved: &Move) -> Result<(), PlaneError> {
+    async fn sever(&self, _moved: &Move, side: Side) -> Result<(), PlaneError> {
         self.step(Step::Sever, "sever", |inner| {
+            inner.reach(side)?;
             inner.generation += 1;
-            inner.lock = None;
+            inner.lock.take_if(|(locked, _)| *locked == side);
             Ok(())
         })
         .await
@@ -358,8 +359,16 @@ impl DataPlane for Plane {
             .await;
     }
 
+    async fn sweep(&self, _moved: &Move) -> Result<(), PlaneError> {
+        self.step(Step::Sweep, "sweep", |_| Ok(())).await
+    }
+
     async fn preflight(&self, _moved: &Move) -> Result<Vec<String>, PlaneError> {
         self.step(Step::Preflight, "preflight", |inner| Ok(inner.preflight.clone())).await
+    }
+
+    async fn preflight_source(&self, _source: &Located, _path: MovePath) -> Result<Vec<String>, PlaneError> {
+        Ok(self.world.inner().preflight.clone())
     }
 
     async fn plan(&self, _moved: &Move) -> Result<Vec<Cleanup>, PlaneError> {
@@ -389,6 +398,7 @@ impl DataPlane for Plane {
     async fn copy(&self, _moved: &Move, progress: CopyProgress) -> Result<(), PlaneError> {
         self.step(Step::Copy, "copy", |inner| {
             self.streams(inner)?;
+            inner.reach(Side::Target)?;
             inner.apply(Side::Source);
             let (schema, table) = ("app".to_owned(), "notes".to_owned());
             let rows = inner.rows[1].len() as u64;
@@ -400,6 +410,8 @@ impl DataPlane for Plane {
 
     async fn resume(&self, _moved: &Move) -> Result<(), PlaneError> {
         let resumed = self.world.effect("resume", |inner| {
+            inner.reach(Side::Source)?;
+            inner.reach(Side::Target)?;
             if inner.made.is_empty() {
                 return Err(PlaneError::Refused("there is no slot".to_owned()));
             }
@@ -413,6 +425,7 @@ impl DataPlane for Plane {
         let (serving, _) = sides(moved);
         self.step(Step::CatchUp, "catch_up", |inner| {
             self.streams(inner)?;
+            inner.reach(serving.other())?;
             inner.apply(serving);
             Ok(Lag { round_trip: Duration::from_millis(1) })
         })
@@ -529,10 +542,12 @@ impl DataPlane for Plane {
     async fn remove(&self, moved: &Move, cleanup: &Cleanup) -> Result<(), PlaneError> {
         let side = if moved.source.database() == cleanup.database { Side::Source } else { Side::Target };
         self.step(Step::Remove, "remove", |inner| {
+            inner.reach(side)?;
             if cleanup.object != Object::Rows {
                 inner.made.remove(&Inner::key(cleanup));
                 return Ok(());
             }
+            inner.reach(inner.moved.serving())?;
             assert!(inner.remove_rows(side), "{inner:?}");
             Ok(())
         })

@@ -9,6 +9,8 @@ use chrono::DateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::memory::unavailable;
+use crate::moves::plane::PlaneError;
 use crate::moves::record::{
     Cleanup, FencingToken, Move, MoveId, MovePrefix, NewMove, Object, Requester, TableProgress,
 };
@@ -55,6 +57,7 @@ pub(super) enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Sever,
+    Sweep,
     Preflight,
     Prepare,
     Open,
@@ -107,6 +110,8 @@ pub(super) struct Inner {
     /// How often the lock is still busy.
     pub(super) busy: u32,
     pub(super) silent: bool,
+    /// The side whose database is out of reach.
+    pub(super) gone: Option<Side>,
     /// Whether leases cannot be renewed.
     pub(super) away: bool,
     /// What an administrator wants, in that order.
@@ -169,6 +174,7 @@ impl World {
             preflight: Vec::new(),
             busy: 0,
             silent: false,
+            gone: None,
             away: false,
             wishes: VecDeque::new(),
         };
@@ -230,6 +236,11 @@ impl World {
 }
 
 impl Inner {
+    /// Asks something of a side.
+    pub(super) fn reach(&self, side: Side) -> Result<(), PlaneError> {
+        if self.gone == Some(side) { Err(unavailable("reaching a database")) } else { Ok(()) }
+    }
+
     pub(super) fn step(&mut self, to: MoveState) {
         if self.moved.state != to {
             self.states.push(to);
