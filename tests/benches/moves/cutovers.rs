@@ -52,6 +52,8 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
     let others: Vec<Clients> =
         neighbours.iter().map(|other| at(&nodes[0], other, arguments.theirs())).collect();
     tokio::time::sleep(WARMING).await;
+    // Tables that clients have begun to fill are planned for as they are now, and not as they were, empty.
+    ground.settle().await;
     let began = Instant::now();
     tokio::time::sleep(Duration::from_secs(arguments.before)).await;
     let moved_at = Instant::now();

@@ -2,11 +2,11 @@
 //!
 //!     cargo bench -p stagesub-tests --bench moves [-- --short]
 //!
-//! Registry, source and target are three servers on this machine that flush what they acknowledge. One large tenant is
-//! moved, paced, and then handed back and forth, while its clients at two nodes write and read, and its neighbours at the
-//! source write. Then it moves again and again, and after it small tenants do. What each client did and was told is held
-//! against what is there in the end. Ends with one line that begins with `RESULT`, and with an exit code other than 0 when
-//! a write was lost or doubled, or somebody read what was not so.
+//! Registry, source and target are three servers on this machine that flush what they acknowledge (but with
+//! `--unflushed`). One large tenant is moved, paced, and then handed back and forth, while its clients at two nodes write
+//! and read, and its neighbours at the source write. Then it moves again and again, and after it small tenants do. What
+//! each client did and was told is held against what is there in the end. Ends with one line that begins with `RESULT`,
+//! and with an exit code other than 0 when a write was lost or doubled, or somebody read what was not so.
 
 mod copy;
 mod cutovers;
@@ -54,9 +54,12 @@ struct Arguments {
     /// Milliseconds that each client rests between two operations; 0: the machine has no time left for anything.
     #[arg(long, default_value_t = 1)]
     rest: u64,
-    /// Seconds before the move, in which the neighbours' rate is measured.
-    #[arg(long, default_value_t = 10)]
+    /// Seconds before the move, in which the neighbours' rate is measured, and how long clients wait without any move.
+    #[arg(long, default_value_t = 60)]
     before: u64,
+    /// The servers do not flush what they acknowledge: shows what waits are the disk's.
+    #[arg(long)]
+    unflushed: bool,
     /// Rows in each of two tables that are copied and compared at full speed.
     #[arg(long, default_value_t = 500_000)]
     copy_rows: u32,
@@ -88,8 +91,9 @@ fn main() -> ExitCode {
         };
     }
     // What is acknowledged is on disk, as it is where tenants live.
+    let flushed = if arguments.unflushed { "off" } else { "on" };
     for name in ["fsync", "synchronous_commit", "full_page_writes"] {
-        Cluster::set(name, "on");
+        Cluster::set(name, flushed);
     }
     runtime(2).block_on(run(&arguments))
 }
