@@ -89,6 +89,26 @@ impl Ground {
         self.other.run("there", &sql.replace("{t}", &self.moved.tenant.to_string())).await;
     }
 
+    /// The registry knows the tenant and these moves of it: each in a state, and when it ended.
+    async fn has_moves(&self, moves: &[(Uuid, &str, &str)]) {
+        let tenant = self.moved.tenant;
+        let known = format!(
+            "INSERT INTO registry.codes (code, tenant_id) VALUES ('AAA', '{tenant}');
+            INSERT INTO registry.tenants (id, code, name, subdomain, subscription, status, version)
+            VALUES ('{tenant}', 'AAA', 'A', 'aaa', 'institution', 'active', 0)"
+        );
+        self.ours.run("reg", &known).await;
+        let (source, target) = (self.moved.source.database(), self.moved.target.database());
+        for (id, state, ended) in moves {
+            let sql = format!(
+                "INSERT INTO registry.moves
+                    (id, tenant_id, source_id, source_placement, target_id, target_placement, path, state, heading, epoch, prefix, ended_at)
+                VALUES ('{id}', '{tenant}', '{source}', 'shared', '{target}', 'shared', 'stream', '{state}', 'target', 5, repeat('a', 32), {ended})"
+            );
+            self.ours.run("reg", &sql).await;
+        }
+    }
+
     /// Exactly one obstacle, with these words in it.
     async fn only(&self, words: &[&str]) {
         let told = self.told().await;
@@ -293,28 +313,8 @@ async fn a_tenants_own_database_holds_no_others() {
 async fn what_moves_left_that_are_over_is_removed_and_nothing_else() {
     let ground = Ground::new().await;
     let tenant = ground.moved.tenant;
-    ground
-        .ours
-        .run(
-            "reg",
-            &format!(
-                "INSERT INTO registry.codes (code, tenant_id) VALUES ('AAA', '{tenant}');
-                INSERT INTO registry.tenants (id, code, name, subdomain, subscription, status, version)
-                VALUES ('{tenant}', 'AAA', 'A', 'aaa', 'institution', 'active', 0)"
-            ),
-        )
-        .await;
     let (over, live, unknown) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
-    for (id, state, ended) in [(over, "aborted", "now()"), (live, "copy", "NULL")] {
-        let sql = format!(
-            "INSERT INTO registry.moves
-                (id, tenant_id, source_id, source_placement, target_id, target_placement, path, state, heading, epoch, prefix, ended_at)
-            VALUES ('{id}', '{tenant}', '{}', 'shared', '{}', 'shared', 'stream', '{state}', 'target', 5, repeat('a', 32), {ended})",
-            ground.moved.source.database(),
-            ground.moved.target.database()
-        );
-        ground.ours.run("reg", &sql).await;
-    }
+    ground.has_moves(&[(over, "aborted", "now()"), (live, "copy", "NULL")]).await;
     for id in [over, live, unknown] {
         let name = stream_name(id, Direction::Forward);
         ground
@@ -369,24 +369,8 @@ async fn a_move_removes_what_older_ones_left_at_both_sides() {
     let moves = Arc::new(PgMoveRegistry::new(ground.registry.clone()));
     let logins = PgDatabaseLogins::new(ground.registry.clone(), Arc::clone(&ground.ours.keys));
     let engine = PgDataPlane::new(Arc::new(logins), moves, contents(), PlaneSettings::default());
-    let tenant = ground.moved.tenant;
     let older = Uuid::now_v7();
-    ground
-        .ours
-        .run(
-            "reg",
-            &format!(
-                "INSERT INTO registry.codes (code, tenant_id) VALUES ('AAA', '{tenant}');
-                INSERT INTO registry.tenants (id, code, name, subdomain, subscription, status, version)
-                VALUES ('{tenant}', 'AAA', 'A', 'aaa', 'institution', 'active', 0);
-                INSERT INTO registry.moves
-                    (id, tenant_id, source_id, source_placement, target_id, target_placement, path, state, heading, epoch, prefix, ended_at)
-                VALUES ('{older}', '{tenant}', '{}', 'shared', '{}', 'shared', 'stream', 'aborted', 'target', 5, repeat('a', 32), now())",
-                ground.moved.source.database(),
-                ground.moved.target.database()
-            ),
-        )
-        .await;
+    ground.has_moves(&[(older, "aborted", "now()")]).await;
     let make =
         |way| format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stream_name(older, way));
     ground.at_source(&make(Direction::Forward)).await;

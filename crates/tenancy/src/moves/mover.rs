@@ -384,6 +384,7 @@ impl Drive<'_> {
         if severed.is_ok() {
             self.reach(Point::Severed).await;
         }
+        let end = self.end_without_other();
         match self.state() {
             MoveState::Fence | MoveState::Back => {
                 self.settle_cutover("its mover did not finish it", true).await?;
@@ -393,7 +394,7 @@ impl Drive<'_> {
                 return self.advance(MoveState::Slot, Note::default()).await;
             }
             MoveState::Decided => {}
-            _ if severed.is_err() && self.end_without_other().is_none() => return severed,
+            _ if severed.is_err() && end.is_none() => return severed,
             _ => {}
         }
         let found = self.located().await?;
@@ -401,7 +402,7 @@ impl Drive<'_> {
             return Err(self.inconsistent(found));
         }
         let Err(away) = severed else { return Ok(()) };
-        match self.end_without_other() {
+        match end {
             Some(end) if end == self.state() => Ok(()),
             Some(MoveState::Aborted) => self.abort("it was asked for").await,
             Some(end) => self.advance(end, Note::default()).await,
