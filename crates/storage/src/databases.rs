@@ -134,12 +134,13 @@ impl DedicatedDatabases {
         .ok_or(MigrateError::NoShared)?;
         let shared_id = DatabaseId::from_uuid(shared.id);
         let name = dedicated_name(tenant);
-        // Waits for another caller that records the same tenant's, and then finds its row.
+        // Waits for another caller that records the same tenant's, and then finds its row. Of two at the same moment
+        // either rule may be the first to be met, the tenant's or the place's: none is named.
         sqlx::query!(
             "INSERT INTO registry.databases (id, kind, tenant_id, status, server_identifier, host, port, name)
             SELECT $1, 'dedicated', $2, 'creating', server_identifier, host, port, $4
             FROM registry.databases WHERE id = $3
-            ON CONFLICT (tenant_id) DO NOTHING",
+            ON CONFLICT DO NOTHING",
             Uuid::now_v7(),
             tenant.as_uuid(),
             shared.id,
@@ -153,9 +154,13 @@ impl DedicatedDatabases {
             WHERE tenant_id = $1 FOR UPDATE",
             tenant.as_uuid()
         )
-        .fetch_one(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await
-        .map_err(during(doing))?;
+        .map_err(during(doing))?
+        .ok_or_else(|| MigrateError::NameTaken {
+            target: format!("the database {name} on the server of the shared one"),
+            detail: "the registry knows it as another's".to_owned(),
+        })?;
         if (&row.server_identifier, &row.name) != (&shared.server_identifier, &name) {
             let known = format!("{}:{}/{}", row.host, row.port, row.name);
             return Err(MigrateError::HasOwn { known });

@@ -129,6 +129,21 @@ async fn database_that_is_somebody_elses_is_not_touched() {
 }
 
 #[tokio::test]
+async fn a_place_that_is_recorded_for_another_is_refused() {
+    let fixture = Fixture::new().await;
+    let (ours, theirs) = (fixture.tenant("JJJ").await, fixture.tenant("KKK").await);
+    let recorded = format!(
+        "INSERT INTO registry.databases (id, kind, tenant_id, status, server_identifier, host, port, name)
+         SELECT gen_random_uuid(), 'dedicated', '{theirs}', 'creating', server_identifier, host, port, '{}'
+         FROM registry.databases WHERE kind = 'shared'",
+        name(ours)
+    );
+    fixture.server.run("reg", &recorded).await;
+    let refused = fixture.databases.create(ours).await;
+    assert!(matches!(refused, Err(MigrateError::NameTaken { .. })), "{refused:?}");
+}
+
+#[tokio::test]
 async fn upgrade_reaches_every_database_and_one_that_fails_does_not_stop_the_rest() {
     let fixture = Fixture::new().await;
     let server = &fixture.server;
