@@ -21,6 +21,7 @@ mod import;
 mod isolation;
 mod moves;
 mod one_message;
+mod one_write;
 mod pools;
 mod prove_cli;
 mod prove_guards;

@@ -41,7 +41,7 @@ const EVERYBODY: PreparedRead =
     PreparedRead::new("everybody", "SELECT tenant_id FROM tenant.musician WHERE $1::uuid IS NOT NULL", 0);
 
 /// Texts that a sloppy way of writing or reading rows would spoil.
-const TEXTS: [&str; 6] = ["O'Hara", "a\\b\"c\"", "{1,2}", "två\nrader\tmed tabb", "NULL", "🎻 ½"];
+pub(crate) const TEXTS: [&str; 6] = ["O'Hara", "a\\b\"c\"", "{1,2}", "två\nrader\tmed tabb", "NULL", "🎻 ½"];
 
 /// Rows with every kind of value, among them some that are not listed.
 async fn fill(unit: &mut dyn UnitOfWork) {
@@ -201,7 +201,7 @@ async fn owned(db: &TenantDb, scope: &TenantScope, what: &PreparedRead, numbers:
 }
 
 /// Statements that were prepared by name on the only connection, and what its session is set to.
-async fn session(db: &TenantDb, scope: &TenantScope) -> (i64, String) {
+pub(crate) async fn session(db: &TenantDb, scope: &TenantScope) -> (i64, String) {
     let mut tx = db.begin(scope, Access::Read).await.expect("it begins");
     // Outside the transaction: what is seen is the session's own.
     let look = "ROLLBACK; SELECT (SELECT count(*) FROM pg_prepared_statements WHERE from_sql),
@@ -306,7 +306,7 @@ async fn a_connection_that_lost_its_statement_is_replaced_and_the_rows_come_all_
 }
 
 /// Ends the only backend: the next connection has prepared nothing.
-async fn end_backend(lab: &Lab) {
+pub(crate) async fn end_backend(lab: &Lab) {
     run(
         &mut connect(&lab.admin).await,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -353,7 +353,11 @@ async fn without_the_epoch_check_a_stale_node_begins() {
          AS 'BEGIN PERFORM app.tenant_id(); END'",
     )
     .await;
-    let expected = BTreeSet::from([("epoch", "TenantDb::begin"), ("epoch", "app.enter")]);
+    let expected = BTreeSet::from([
+        ("epoch", "TenantDb::begin"),
+        ("epoch", "TenantDb::write_in_one_message"),
+        ("epoch", "app.enter"),
+    ]);
     assert_eq!(places(&failed), expected, "{failed:#?}");
     assert!(reached(&failed), "{failed:#?}");
 }

@@ -3,8 +3,19 @@
 use std::path::Path;
 
 /// The sources, without the tests at their foot: those are storage's.
-const SOURCES: [&str; 9] =
-    ["deadline", "error", "factory", "metered", "one_message", "patience", "pool", "statement", "tx"];
+const SOURCES: [&str; 11] = [
+    "deadline",
+    "error",
+    "factory",
+    "literal",
+    "metered",
+    "one_message",
+    "one_write",
+    "patience",
+    "pool",
+    "statement",
+    "tx",
+];
 
 /// What cleans up after an owner who went away, as the pool has it.
 const CLEAN_UP: &str = "runtime.spawn(reclaim(object, Arc::clone(&self.canceller), self.turn.take()));";

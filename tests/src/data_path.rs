@@ -7,6 +7,7 @@ use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use stagesub_sabotage as sabotage;
 use stagesub_storage::error::CommitError;
 use stagesub_storage::one_message::{PreparedRead, ReadError};
+use stagesub_storage::one_write::{PreparedWrite, WriteError};
 use stagesub_storage::{factory, tx};
 use stagesub_tenancy::{Access, BeginError, TenantId, TenantScope};
 
@@ -56,6 +57,35 @@ impl Db {
                     sabotage::one_message::ReadError::Unprepared(error) => ReadError::Unprepared(error),
                     sabotage::one_message::ReadError::Statement(error) => ReadError::Statement(error),
                     other => ReadError::Statement(sqlx::Error::Protocol(other.to_string())),
+                })
+            }
+        }
+    }
+}
+
+impl Db {
+    /// Changes the place of the instrument `no` in the order, in one message; how many were changed.
+    ///
+    /// # Errors
+    /// What the product gives.
+    pub async fn reorder(&self, scope: &TenantScope, no: i64, order: i64) -> Result<u64, WriteError> {
+        const SQL: &str = "UPDATE tenant.instrument SET display_order = $3 WHERE tenant_id = $1 AND no = $2";
+        const SOUND: PreparedWrite = PreparedWrite::new("storm_reorder", SQL, 2);
+        const UNCLEAN: sabotage::one_write::PreparedWrite =
+            sabotage::one_write::PreparedWrite::new("storm_reorder", SQL, 2);
+        match self {
+            Self::Sound(db) => {
+                let written = db.write_in_one_message(scope, &SOUND, &[no.into(), order.into()]).await?;
+                Ok(written.affected)
+            }
+            Self::Unclean(db) => {
+                let values = [no.into(), order.into()];
+                let written = db.write_in_one_message(scope, &UNCLEAN, &values).await;
+                written.map(|written| written.affected).map_err(|error| match error {
+                    sabotage::one_write::WriteError::Begin(error) => WriteError::Begin(error),
+                    sabotage::one_write::WriteError::Statement(error) => WriteError::Statement(error),
+                    sabotage::one_write::WriteError::Unknown(error) => WriteError::Unknown(error),
+                    other => WriteError::Unknown(other.to_string().into()),
                 })
             }
         }

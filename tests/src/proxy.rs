@@ -89,6 +89,15 @@ impl CutProxy {
         self.orders.cuts.load(Ordering::SeqCst)
     }
 
+    /// The same database and user by way of the proxy.
+    #[must_use]
+    pub fn before(&self, target: &ConnectionTarget) -> ConnectionTarget {
+        let url = target.to_url();
+        let (credentials, _) = url.expose_secret().rsplit_once('@').expect("it has a password");
+        let through = format!("{credentials}@{}/{}?sslmode=disable", self.address, target.database());
+        ConnectionTarget::parse(&through).expect("a connection string")
+    }
+
     /// Makes the platform reach its databases through here wherever it works as one of these roles. To be called
     /// before the platform connects.
     pub async fn stand_before(&self, registry: &ConnectionTarget, roles: &[&str]) {
@@ -112,9 +121,7 @@ impl CutProxy {
                 .open_text(&sealed, &associated_data(database, &role, tenant))
                 .expect("it opens with the test's keys");
             let target = ConnectionTarget::parse(url.expose_secret()).expect("a connection string");
-            let (credentials, _) = url.expose_secret().rsplit_once('@').expect("it has a password");
-            let through = format!("{credentials}@{}/{}?sslmode=disable", self.address, target.database());
-            let through = ConnectionTarget::parse(&through).expect("a connection string");
+            let through = self.before(&target);
             store_login(&mut conn, &keys(), (database, &role, tenant), &through).await;
             moved += 1;
         }

@@ -18,6 +18,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use sqlx::{AssertSqlSafe, Row};
 use stagesub_storage::error::{CommitError, is_dead, sqlstate};
 use stagesub_storage::one_message::ReadError;
+use stagesub_storage::one_write::WriteError;
 use stagesub_tenancy::{Access, BeginError, TenantId, TenantScope};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -171,8 +172,10 @@ impl Storm {
 
     /// What a request might be doing: one to three statements, some of which fail, then an end.
     async fn work(&self, guest: &Guest, random: &mut StdRng) -> bool {
-        if random.random_range(0..4) == 0 {
-            return self.glance(guest).await;
+        match random.random_range(0..8) {
+            0 | 1 => return self.glance(guest).await,
+            2 => return self.jot(guest, random).await,
+            _ => {}
         }
         let access = if random.random_range(0..4) == 0 { Access::Read } else { Access::Write };
         let mut tx = match self.db.begin(&guest.scope, access).await {
@@ -222,6 +225,22 @@ impl Storm {
             }
             Err(error) if self.explains_source(&error) => Seen::count(&self.seen.lost),
             Err(error) => self.seen.poison(&format!("a read in one message got {}", chain(&error))),
+        }
+        true
+    }
+
+    /// A write in one message, the same. `false`: the weather kept it from beginning.
+    async fn jot(&self, guest: &Guest, random: &mut StdRng) -> bool {
+        let (row, order) = (random.random_range(1..=guest.rows), random.random_range(0..9999));
+        match self.db.reorder(&guest.scope, row, order).await {
+            Ok(1) => Seen::count(&self.seen.jots),
+            Ok(rows) => self.seen.poison(&format!("{rows} rows were changed in one message")),
+            Err(WriteError::Begin(error)) => {
+                self.judge_begin(&error);
+                return !self.explains_source(&error);
+            }
+            Err(error) if self.explains_source(&error) => Seen::count(&self.seen.lost),
+            Err(error) => self.seen.poison(&format!("a write in one message got {}", chain(&error))),
         }
         true
     }

@@ -52,12 +52,7 @@ impl PreparedRead {
     /// closes a bracket or a quote that it did not open. In a `const` that fails the build.
     #[must_use]
     pub const fn new(name: &'static str, sql: &'static str, numbers: usize) -> Self {
-        let mut at = 0;
-        while at < name.len() {
-            assert!(matches!(name.as_bytes()[at], b'a'..=b'z' | b'_'), "a name is [a-z_]+");
-            at += 1;
-        }
-        assert!(!name.is_empty(), "a name is [a-z_]+");
+        checked_name(name);
         stays_in_brackets(sql.as_bytes());
         Self { name, sql, numbers }
     }
@@ -85,29 +80,39 @@ impl PreparedRead {
     }
 }
 
+/// Panics unless a name needs no quotes.
+pub(crate) const fn checked_name(name: &str) {
+    let mut at = 0;
+    while at < name.len() {
+        assert!(matches!(name.as_bytes()[at], b'a'..=b'z' | b'_'), "a name is [a-z_]+");
+        at += 1;
+    }
+    assert!(!name.is_empty(), "a name is [a-z_]+");
+}
+
 /// Panics unless a text ends where it began: within the brackets that it is put in.
-const fn stays_in_brackets(sql: &[u8]) {
+pub(crate) const fn stays_in_brackets(sql: &[u8]) {
     let (mut at, mut open, mut quote) = (0, 0_usize, None);
     while at < sql.len() {
         let next = if at + 1 < sql.len() { sql[at + 1] } else { b' ' };
-        assert!(!matches!(sql[at], b';' | b'\\'), "a read is one statement");
+        assert!(!matches!(sql[at], b';' | b'\\'), "it is one statement");
         match (quote, sql[at]) {
             (None, b'\'' | b'"') => quote = Some(sql[at]),
             // Doubled, it ends one text and begins the next.
             (Some(b'\''), b'\'') | (Some(b'"'), b'"') => quote = None,
             (None, b'(') => open += 1,
             (None, b')') => {
-                assert!(open > 0, "a read closes no bracket that it did not open");
+                assert!(open > 0, "it closes no bracket that it did not open");
                 open -= 1;
             }
             (None, b'$') => assert!(next.is_ascii_digit(), "a dollar is a parameter's"),
-            (None, b'-') => assert!(next != b'-', "a read has no comments"),
-            (None, b'/') => assert!(next != b'*', "a read has no comments"),
+            (None, b'-') => assert!(next != b'-', "it has no comments"),
+            (None, b'/') => assert!(next != b'*', "it has no comments"),
             _ => {}
         }
         at += 1;
     }
-    assert!(open == 0 && quote.is_none(), "a read closes its brackets and quotes");
+    assert!(open == 0 && quote.is_none(), "it closes its brackets and quotes");
 }
 
 /// A read in one message did not bring its rows.
@@ -196,27 +201,28 @@ pub async fn read(
         let (mut borrowed, reused) =
             routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
         routed.tally.connected();
-        let prepares = borrowed.prepared().will_have(what.name);
+        let prepares = borrowed.prepared().will_have((what.name, what.sql));
         let message = Message::new(tenant, routed.located.epoch, timeouts, what, numbers, prepares);
-        let mut answered = 0;
+        let mut heard = Heard::default();
         let mut asking = routed.tally.asks();
-        let sent = tokio::time::timeout(answer_within, send(&mut borrowed, &message, &mut answered)).await;
-        if let Ok(Ok(rows)) = &sent {
+        let sent = tokio::time::timeout(answer_within, send(&mut borrowed, &message, &mut heard)).await;
+        if let Ok(Ok(())) = &sent {
             asking.ran();
-            asking.rows(rows.len() as u64);
+            asking.rows(heard.rows.len() as u64);
         }
         drop(asking);
         let Ok(sent) = sent else {
             routed.lease.silent();
             return Err(BeginError::Unavailable(Box::new(Unanswered { within: answer_within })).into());
         };
+        let answered = heard.answered;
         match sent {
-            Ok(rows) => {
+            Ok(()) => {
                 routed.lease.answered();
                 routed.tally.begun();
-                borrowed.prepared().has(what.name);
+                borrowed.prepared().has();
                 borrowed.release();
-                return Ok(rows);
+                return Ok(heard.rows);
             }
             // As where a transaction begins: it died while it lay idle, and nothing was done.
             Err(error) if reused && answered == 0 && (is_dead(&error) || borrowed.owed(&error)) => {
@@ -230,7 +236,7 @@ pub async fn read(
                     routed.lease.answered();
                 }
                 if answered > message.prepare_at {
-                    borrowed.prepared().has(what.name);
+                    borrowed.prepared().has();
                 }
                 return Err(if is_unprepared(&error) {
                     borrowed.discard();
@@ -247,13 +253,24 @@ pub async fn read(
     }
 }
 
-/// One message.
-struct Message {
-    text: String,
-    /// How many of its statements come before `PREPARE`, or before `EXECUTE` where it prepares nothing.
-    prepare_at: usize,
-    /// How many come before `EXECUTE`.
-    execute_at: usize,
+/// One message, the last of whose statements is `COMMIT`, after the one that is wanted.
+pub(crate) struct Message {
+    pub(crate) text: String,
+    /// How many of its statements come before `PREPARE`, or before the one that is wanted where it prepares nothing.
+    pub(crate) prepare_at: usize,
+    /// How many come before the one that is wanted.
+    pub(crate) execute_at: usize,
+}
+
+/// What was heard of a message.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// How many of its statements were answered.
+    pub(crate) answered: usize,
+    /// The rows of the one that is wanted.
+    pub(crate) rows: Vec<PgRow>,
+    /// How many rows it made, changed, removed or brought.
+    pub(crate) affected: u64,
 }
 
 impl Message {
@@ -293,38 +310,43 @@ impl Message {
     }
 }
 
-/// Sends it and takes the rows of `EXECUTE`; counts the statements that were answered.
-async fn send(
+/// Sends it and hears its answers.
+pub(crate) async fn send(
     borrowed: &mut Borrowed,
     message: &Message,
-    answered: &mut usize,
-) -> Result<Vec<PgRow>, sqlx::Error> {
-    let mut rows = Vec::new();
+    heard: &mut Heard,
+) -> Result<(), sqlx::Error> {
     let query = sqlx::raw_sql(AssertSqlSafe(message.text.as_str()));
     let mut answers = borrowed.connection().fetch_many(query);
     while let Some(answer) = answers.next().await {
+        let wanted = heard.answered == message.execute_at;
         match answer? {
-            Either::Left(_) => *answered += 1,
-            Either::Right(row) if *answered == message.execute_at => rows.push(row),
+            Either::Left(done) => {
+                heard.answered += 1;
+                if wanted {
+                    heard.affected = done.rows_affected();
+                }
+            }
+            Either::Right(row) if wanted => heard.rows.push(row),
             Either::Right(_) => {
                 return Err(sqlx::Error::Protocol("a row of a statement that has none".to_owned()));
             }
         }
     }
-    if *answered == message.execute_at + 2 {
-        Ok(rows)
+    if heard.answered == message.execute_at + 2 {
+        Ok(())
     } else {
-        Err(sqlx::Error::Protocol(format!("{answered} statements were answered")))
+        Err(sqlx::Error::Protocol(format!("{} statements were answered", heard.answered)))
     }
 }
 
 /// It is not there (26000), there already (42P05), or its result has changed its type (0A000).
-fn is_unprepared(error: &sqlx::Error) -> bool {
+pub(crate) fn is_unprepared(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("26000" | "42P05" | "0A000"))
 }
 
 /// It is not SQL. A message is parsed whole before any of it is carried out, and what is not the read's is.
-fn is_syntax(error: &sqlx::Error) -> bool {
+pub(crate) fn is_syntax(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("42601")
 }
 

@@ -125,6 +125,20 @@ pub(crate) fn milliseconds(bound: Duration) -> i32 {
     i32::try_from(bound.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
+/// Statements that give a transaction those bounds that its session does not have.
+pub(crate) fn bounds_text(bounds: Option<TxTimeouts>) -> String {
+    bounds.map_or_else(String::new, |TxTimeouts { statement, lock, idle }| {
+        format!(
+            "SET LOCAL statement_timeout={};\
+             SET LOCAL lock_timeout={};\
+             SET LOCAL idle_in_transaction_session_timeout={};",
+            milliseconds(statement),
+            milliseconds(lock),
+            milliseconds(idle),
+        )
+    })
+}
+
 /// Connections to one database, as the application's login. Lent to [`crate::tx::TenantTx`] alone: neither
 /// the pool nor a connection can be taken out of it.
 pub struct TenantPool {
@@ -331,26 +345,27 @@ pub(crate) struct Conn {
 /// Statements that were prepared by name on a connection. What is prepared outlives every transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
-    known: Vec<&'static str>,
+    known: Vec<Named>,
     /// The one whose `PREPARE` was sent and has not been seen answered.
-    doubtful: Option<&'static str>,
+    doubtful: Option<Named>,
 }
+
+/// A name, and the text that it stands for: of two texts by one name the second is not taken for the first.
+pub(crate) type Named = (&'static str, &'static str);
 
 impl Prepared {
     /// Whether the next message has to prepare it; it is doubtful from then on.
-    pub(crate) fn will_have(&mut self, name: &'static str) -> bool {
-        let wanting = !self.known.contains(&name);
+    pub(crate) fn will_have(&mut self, statement: Named) -> bool {
+        let wanting = !self.known.contains(&statement);
         if wanting {
-            self.doubtful = Some(name);
+            self.doubtful = Some(statement);
         }
         wanting
     }
 
-    /// It was seen to be there.
-    pub(crate) fn has(&mut self, name: &'static str) {
-        if self.doubtful.take().is_some() {
-            self.known.push(name);
-        }
+    /// What was doubtful was seen to be there.
+    pub(crate) fn has(&mut self) {
+        self.known.extend(self.doubtful.take());
     }
 }
 
@@ -537,7 +552,7 @@ async fn tidy(pg: &mut PgConnection, prepared: &mut Prepared) -> Result<(), sqlx
         }
     }
     sqlx::raw_sql("ROLLBACK;RESET ALL").execute(&mut *pg).await?;
-    if let Some(name) = prepared.doubtful {
+    if let Some((name, _)) = prepared.doubtful {
         match sqlx::raw_sql(AssertSqlSafe(format!("DEALLOCATE {name}"))).execute(pg).await {
             Ok(_) => {}
             Err(error) if sqlstate(&error).as_deref() == Some(NO_SUCH_STATEMENT) => {}
@@ -581,5 +596,18 @@ impl Canceller {
         {
             tracing::debug!(%error, "the control connection did not close cleanly");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_bound_is_switched_off_by_being_short_or_long() {
+        assert_eq!(milliseconds(Duration::ZERO), 1);
+        assert_eq!(milliseconds(Duration::from_micros(500)), 1);
+        assert_eq!(milliseconds(Duration::from_secs(15)), 15_000);
+        assert_eq!(milliseconds(Duration::MAX), i32::MAX);
     }
 }

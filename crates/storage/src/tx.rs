@@ -1,4 +1,5 @@
-//! The transaction that is bound to one tenant: with [`crate::one_message`] the only place that begins one.
+//! The transaction that is bound to one tenant: with [`crate::one_message`] and [`crate::one_write`] the only place that
+//! begins one.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, Tally, TenantI
 use crate::deadline::{self, Unanswered};
 use crate::error::{CommitError, begin_error, is_dead, leaves_open};
 use crate::metered::Metered;
-use crate::pool::{Borrowed, TenantPool, TxTimeouts, milliseconds};
+use crate::pool::{Borrowed, TenantPool, TxTimeouts, bounds_text};
 use crate::statement::Statement;
 
 /// One transaction on one tenant's data.
@@ -229,16 +230,7 @@ fn begin_text(tenant: TenantId, access: Access, epoch: PlacementEpoch, bounds: O
         Access::Read => "READ ONLY",
         Access::Write => "READ WRITE",
     };
-    let bounds = bounds.map_or_else(String::new, |TxTimeouts { statement, lock, idle }| {
-        format!(
-            "SET LOCAL statement_timeout={};\
-             SET LOCAL lock_timeout={};\
-             SET LOCAL idle_in_transaction_session_timeout={};",
-            milliseconds(statement),
-            milliseconds(lock),
-            milliseconds(idle),
-        )
-    });
+    let bounds = bounds_text(bounds);
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED {mode};\
          SET LOCAL app.tenant_id='{tenant}';{bounds}CALL app.enter({epoch})"
@@ -354,14 +346,6 @@ mod tests {
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
              SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';CALL app.enter(7)"
         );
-    }
-
-    #[test]
-    fn no_bound_is_switched_off_by_being_short_or_long() {
-        assert_eq!(milliseconds(Duration::ZERO), 1);
-        assert_eq!(milliseconds(Duration::from_micros(500)), 1);
-        assert_eq!(milliseconds(Duration::from_secs(15)), 15_000);
-        assert_eq!(milliseconds(Duration::MAX), i32::MAX);
     }
 
     #[test]

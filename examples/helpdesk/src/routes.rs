@@ -8,9 +8,17 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use stagesub_storage::error::CommitError;
 use stagesub_storage::factory::TenantDb;
+use stagesub_storage::one_write::{PreparedWrite, WriteError};
 use stagesub_storage::service::Service;
 use stagesub_tenancy::{Access, BeginError, TenantId, TenantScope};
 use uuid::Uuid;
+
+/// One statement, whose values are known beforehand: begun, carried out and committed in one message.
+const COMMENT: PreparedWrite = PreparedWrite::new(
+    "helpdesk_comment",
+    "INSERT INTO helpdesk.comment (tenant_id, ticket_id, body) VALUES ($1, $2, $3)",
+    2,
+);
 
 /// A ticket as it is listed.
 #[derive(Debug, Serialize, sqlx::FromRow)]
@@ -92,14 +100,7 @@ async fn comment(
     Path(id): Path<Uuid>,
     Json(new): Json<NewComment>,
 ) -> Result<StatusCode, Refused> {
-    let mut tx = db.begin(&scope, Access::Write).await?;
-    sqlx::query("INSERT INTO helpdesk.comment (tenant_id, ticket_id, body) VALUES ($1, $2, $3)")
-        .bind(tx.tenant().as_uuid())
-        .bind(id)
-        .bind(new.body)
-        .execute(&mut tx)
-        .await?;
-    tx.commit().await?;
+    db.write_in_one_message(&scope, &COMMENT, &[id.into(), (&new.body).into()]).await?;
     Ok(StatusCode::CREATED)
 }
 
@@ -154,8 +155,21 @@ impl From<CommitError> for Refused {
     }
 }
 
+impl From<WriteError> for Refused {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Statement(error) => error.into(),
+            error => Self::Unavailable(Box::new(error)),
+        }
+    }
+}
+
 impl From<sqlx::Error> for Refused {
     fn from(error: sqlx::Error) -> Self {
+        // What cannot be sent cannot be stored.
+        if matches!(error, sqlx::Error::Encode(_)) {
+            return Self::Invalid;
+        }
         match error.as_database_error().map(sqlx::error::DatabaseError::kind) {
             // A ticket of somebody else's is a ticket that does not exist.
             Some(sqlx::error::ErrorKind::ForeignKeyViolation) => Self::NotFound,

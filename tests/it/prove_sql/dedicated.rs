@@ -59,7 +59,10 @@ async fn a_tenants_own_database_refuses_whoever_is_not_its_tenant() {
     let platform = TestPlatform::start().await;
     let (tenant, id) = dedicated(&platform).await;
     let epoch = attacked(&platform, tenant, id).await;
-    assert_passed(&epoch, &["app.enter", "TenantDb::begin", "TenantDb::read_in_one_message"]);
+    assert_passed(
+        &epoch,
+        &["app.enter", "TenantDb::begin", "TenantDb::read_in_one_message", "TenantDb::write_in_one_message"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,6 +77,6 @@ async fn a_database_that_its_tenant_has_left_lets_nobody_in_at_any_epoch() {
     let mut own = connect(&Cluster::get().await.admin().with_database(&name)).await;
     run(&mut own, "UPDATE app.tenant_fence SET state = 'moved', epoch = 7").await;
     let epoch = attacked(&platform, tenant, id).await;
-    assert_passed(&epoch, &["app.enter", "TenantDb::read_in_one_message"]);
+    assert_passed(&epoch, &["app.enter", "TenantDb::read_in_one_message", "TenantDb::write_in_one_message"]);
     assert!(epoch.iter().any(|attack| attack.attempt.starts_with("the epoch that the victim left at")));
 }

@@ -25,6 +25,7 @@ use stagesub_tenancy::{
 };
 use stagesub_tests::cluster::{Cluster, keys};
 use stagesub_tests::database::{associated_data, connect, copy, run};
+use stagesub_tests::proxy::CutProxy;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
@@ -96,16 +97,18 @@ impl Lab {
             admit_tenant(&migrator, tenant.id, PlacementEpoch(1)).await.expect("a new tenant is admitted");
             directory.put(tenant.clone(), Placement::Shared(database), 1);
         }
-        let factory = LeanPoolFactory::new(
-            Arc::new(OneLogin(app.clone())),
-            FactorySettings { shared, dedicated: shared },
-        );
-        let router = Router::new(directory.clone(), Arc::new(factory), PoolSettings::default());
+        let router = router(&directory, &app, shared);
         let hosts = HostPolicy::new("stagesub.test").expect("a domain");
         let resolver = Resolver::new(directory.clone(), hosts);
         let [a, b] = tenants.map(|tenant| tenant.id);
         let scopes = [grant(&resolver, a).await, grant(&resolver, b).await];
         Self { admin, app, migrator, mover, database, directory, router, scopes }
+    }
+
+    /// The same by way of a proxy, over pools of their own.
+    pub(crate) fn through(self, proxy: &CutProxy, shared: TenantPoolSettings) -> Self {
+        let router = router(&self.directory, &proxy.before(&self.app), shared);
+        Self { router, ..self }
     }
 
     /// Begins transactions as an embedder does.
@@ -153,6 +156,16 @@ impl Lab {
     pub(crate) async fn until_backends(&self, condition: &str, count: i64) {
         until(condition, async || self.backends(condition).await == count).await;
     }
+}
+
+fn router(
+    directory: &Arc<HandHeldDirectory>,
+    app: &ConnectionTarget,
+    shared: TenantPoolSettings,
+) -> Router<LeanPoolFactory> {
+    let factory =
+        LeanPoolFactory::new(Arc::new(OneLogin(app.clone())), FactorySettings { shared, dedicated: shared });
+    Router::new(directory.clone(), Arc::new(factory), PoolSettings::default())
 }
 
 async fn grant(resolver: &Resolver, tenant: TenantId) -> TenantScope {

@@ -22,6 +22,11 @@ pub mod factory {
     include!(concat!(env!("OUT_DIR"), "/factory.rs"));
 }
 
+/// Values of writes in one message.
+pub mod literal {
+    include!(concat!(env!("OUT_DIR"), "/literal.rs"));
+}
+
 mod metered {
     include!(concat!(env!("OUT_DIR"), "/metered.rs"));
 }
@@ -29,6 +34,11 @@ mod metered {
 /// Reads in one message.
 pub mod one_message {
     include!(concat!(env!("OUT_DIR"), "/one_message.rs"));
+}
+
+/// Writes in one message.
+pub mod one_write {
+    include!(concat!(env!("OUT_DIR"), "/one_write.rs"));
 }
 
 /// How long a begin is tried again.

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use sqlx::Row as _;
 use stagesub_storage::error::{CommitError, sqlstate};
 use stagesub_storage::factory::TenantDb;
 use stagesub_storage::one_message::ReadError;
+use stagesub_storage::one_write::WriteError;
 use stagesub_tenancy::{Access, BeginError, TenantScope};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::ledger::{READ, READ_AT_ONCE, WRITE, seen};
+use super::ledger::{READ, READ_AT_ONCE, WRITE, WRITE_AT_ONCE, seen};
 use super::record::{Entry, History, Outcome, Read, Write};
 
 /// Longest that one operation may take. The data path's own bounds are shorter.
@@ -140,7 +142,26 @@ impl Client {
         history
     }
 
+    /// In a transaction and in one message, in turns.
     async fn make(&self, entry: Entry, row: i64) -> (Outcome, Option<String>) {
+        if entry.number % 2 == 0 {
+            self.make_at_once(entry, row).await
+        } else {
+            self.make_by_steps(entry, row).await
+        }
+    }
+
+    async fn make_at_once(&self, entry: Entry, row: i64) -> (Outcome, Option<String>) {
+        let values = [entry.writer.into(), entry.number.into(), row.into()];
+        match self.db.write_in_one_message(&self.scope, &WRITE_AT_ONCE, &values).await {
+            Ok(written) => (Outcome::Acknowledged, written.rows.first().map(|row| row.get(0))),
+            Err(WriteError::Begin(error)) => (Outcome::Refused(why(&error)), None),
+            Err(WriteError::Statement(error)) => (Outcome::Refused(statement(&error)), None),
+            Err(_) => (Outcome::Unknown, None),
+        }
+    }
+
+    async fn make_by_steps(&self, entry: Entry, row: i64) -> (Outcome, Option<String>) {
         let mut tx = match self.db.begin(&self.scope, Access::Write).await {
             Ok(tx) => tx,
             Err(error) => return (Outcome::Refused(why(&error)), None),

@@ -10,6 +10,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 use stagesub_storage::moves::plan::Contents;
 use stagesub_storage::one_message::PreparedRead;
+use stagesub_storage::one_write::PreparedWrite;
 use stagesub_tenancy::TenantId;
 
 use super::record::{Entry, Found};
@@ -54,6 +55,9 @@ pub(super) const WRITE: &str = "
     )
     UPDATE ledger.counter SET total = total + 1 WHERE tenant_id = $1 AND writer = $2
     RETURNING current_database()::text";
+
+/// The same in one message.
+pub(super) const WRITE_AT_ONCE: PreparedWrite = PreparedWrite::new("history_made", WRITE, 3);
 
 /// The last entry and the count of each writer.
 pub(super) const READ: &str = "

@@ -13,6 +13,7 @@ use super::session::{Answer, Bound, Session};
 use super::tables::{NO_PRIVILEGE, bindings};
 use crate::error::{ISOLATION, STALE_EPOCH};
 use crate::one_message::{PreparedRead, ReadError};
+use crate::one_write::{PreparedWrite, WriteError};
 use crate::target::ConnectionTarget;
 
 /// The suite's name.
@@ -22,6 +23,9 @@ pub(super) const SUITE: &str = "epoch";
 const TARGET: &str = "app.enter";
 /// What reads without entering.
 const ONE_MESSAGE: &str = "TenantDb::read_in_one_message";
+
+/// What enters, writes and commits in one message.
+const ONE_WRITE: &str = "TenantDb::write_in_one_message";
 
 /// What every database that holds tenants has to be read: the tenant's own fence.
 const FENCE: PreparedRead = PreparedRead::new(
@@ -33,6 +37,13 @@ const FENCE: PreparedRead = PreparedRead::new(
 const NOTHING: PreparedRead = PreparedRead::new(
     "prove_nothing",
     "SELECT f.tenant_id FROM app.tenant_fence AS f WHERE f.tenant_id = $1 LIMIT 0",
+    0,
+);
+
+/// What may be carried out as a write in any database that holds tenants; it changes nothing.
+const TOUCH: PreparedWrite = PreparedWrite::new(
+    "prove_touch",
+    "WITH own AS (SELECT f.tenant_id FROM app.tenant_fence AS f WHERE f.tenant_id = $1) SELECT o.tenant_id FROM own AS o",
     0,
 );
 
@@ -128,6 +139,7 @@ async fn attack_left(
     attacks.extend(attack(app, (attacker, victim), epoch, &label).await?);
     let mut path = DataPath::open(app, login).await?;
     attacks.extend(attack_reads(&mut path, victim, epoch, Reading::Either, &label).await);
+    attacks.extend(attack_writes(&mut path, victim, epoch, &label).await);
     path.close().await;
     Ok(attacks)
 }
@@ -171,8 +183,49 @@ pub(super) async fn attack_all(
         attacks.push(Label::allowed(SUITE, ONE_MESSAGE, attempt, outcome));
     }
     attacks.extend(attack_reads(&mut path, victim, epoch, Reading::Either, &Label::held()).await);
+    path.place(victim, PlacementEpoch(epoch));
+    let outcome = match path.write(victim, &TOUCH).await {
+        Ok(1) => Outcome::Reached("it was carried out".to_owned()),
+        Ok(rows) => not_carried_out(format!("{rows} rows were met")),
+        Err(error) => not_carried_out(words(&error)),
+    };
+    attacks.push(Label::allowed(SUITE, ONE_WRITE, "the victim's epoch", outcome));
+    attacks.extend(attack_writes(&mut path, victim, epoch, &Label::held()).await);
     path.close().await;
     Ok(attacks)
+}
+
+/// Epochs at which a tenant is not served, by tenant.
+fn elsewhere(victim: TenantId, epoch: i64) -> [(&'static str, TenantId, i64); 3] {
+    [
+        ("an older epoch", victim, epoch - 1),
+        ("a newer epoch", victim, epoch + 1),
+        ("a tenant that is not here", TenantId::from_uuid(Uuid::now_v7()), epoch),
+    ]
+}
+
+/// Attacks writes that are one message, through `TenantDb`.
+async fn attack_writes(path: &mut DataPath, victim: TenantId, epoch: i64, label: &Label) -> Vec<Attack> {
+    let mut attacks = Vec::new();
+    for (case, tenant, epoch) in elsewhere(victim, epoch) {
+        path.place(tenant, PlacementEpoch(epoch));
+        let outcome = match path.write(tenant, &TOUCH).await {
+            Ok(rows) => Outcome::Reached(format!("it was carried out, and met {rows} rows")),
+            Err(WriteError::Begin(error)) if is_refused(&error, tenant != victim) => Outcome::Refused,
+            Err(error) => not_carried_out(words(&error)),
+        };
+        attacks.push(label.attack(SUITE, ONE_WRITE, case, outcome));
+    }
+    attacks
+}
+
+/// Whether the fence refused. A tenant's own database is nobody else's, which it says before anything is begun on it.
+fn is_refused(error: &BeginError, of_another: bool) -> bool {
+    match error {
+        BeginError::Moved => true,
+        BeginError::Route(error) => of_another && is_anothers(error),
+        _ => false,
+    }
 }
 
 /// Attacks reads that are one message, through `TenantDb`: they enter nowhere, and ask for the epoch themselves.
@@ -183,25 +236,13 @@ pub(super) async fn attack_reads(
     reading: Reading,
     label: &Label,
 ) -> Vec<Attack> {
-    let nobody = TenantId::from_uuid(Uuid::now_v7());
-    let cases = [
-        ("an older epoch", victim, epoch - 1),
-        ("a newer epoch", victim, epoch + 1),
-        ("a tenant that is not here", nobody, epoch),
-    ];
     let mut attacks = Vec::new();
-    for (case, tenant, epoch) in cases {
+    for (case, tenant, epoch) in elsewhere(victim, epoch) {
         path.place(tenant, PlacementEpoch(epoch));
         for (what, read) in reading.reads() {
             let outcome = match path.read(tenant, read).await {
                 Ok(rows) => Outcome::Reached(format!("it was read, with {rows} rows")),
-                Err(ReadError::Begin(BeginError::Moved)) => Outcome::Refused,
-                // A tenant's own database is nobody else's, which it says before anything is begun on it.
-                Err(ReadError::Begin(BeginError::Route(error)))
-                    if tenant == nobody && is_anothers(&error) =>
-                {
-                    Outcome::Refused
-                }
+                Err(ReadError::Begin(error)) if is_refused(&error, tenant != victim) => Outcome::Refused,
                 Err(error) => not_carried_out(words(&error)),
             };
             attacks.push(label.attack(SUITE, ONE_MESSAGE, format!("{case}, {what}"), outcome));

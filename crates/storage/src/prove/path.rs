@@ -19,6 +19,7 @@ use crate::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use crate::logins::{DatabaseLogins, LoginRole};
 use crate::marker::{DatabaseKind, read_tenant_marker};
 use crate::one_message::{PreparedRead, ReadError};
+use crate::one_write::{PreparedWrite, WriteError};
 use crate::patience::MovePatience;
 use crate::pool::TenantPoolSettings;
 use crate::target::ConnectionTarget;
@@ -100,6 +101,13 @@ impl DataPath {
         let scope = self.scope(tenant).await.map_err(BeginError::Unavailable)?;
         let db = self.tenants().with_patience(MovePatience::within(Duration::ZERO));
         Ok(db.read_in_one_message(&scope, what, &[]).await?.len())
+    }
+
+    /// Writes in one message. No other answer is waited for.
+    pub(super) async fn write(&self, tenant: TenantId, what: &PreparedWrite) -> Result<u64, WriteError> {
+        let scope = self.scope(tenant).await.map_err(BeginError::Unavailable)?;
+        let db = self.tenants().with_patience(MovePatience::within(Duration::ZERO));
+        Ok(db.write_in_one_message(&scope, what, &[]).await?.affected)
     }
 
     /// Closes its connections.

@@ -1,0 +1,482 @@
+//! A whole write in one message: begin, bind, enter, execute, commit, and one answer to all of it.
+//!
+//! For what changes a tenant by one statement whose values are known beforehand. It is fenced as any transaction that
+//! writes: `CALL app.enter` takes the tenant's lock and looks at its fence before the statement is carried out. It
+//! costs one round trip in place of three.
+//!
+//! What is executed was prepared once on the connection, so it is not planned again. Values go into the message's text
+//! as [`Value`] writes them. Where sessions are not the connection's own (behind a pooler), or have lost what was
+//! prepared, they stand in the statement itself, and nothing is prepared.
+//!
+//! No `RESET ALL` ends it, for the reason that it does not end a [read in one message](crate::one_message): what was set
+//! is set `LOCAL`, and the statement is this program's own, of those that read and write rows.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use stagesub_tenancy::router::Routed;
+use stagesub_tenancy::{BeginError, BoxError, PlacementEpoch, TenantId, TenantScope};
+
+use crate::deadline::Unanswered;
+use crate::error::{begin_error, is_dead, leaves_open};
+use crate::factory::TenantDb;
+use crate::literal::Value;
+use crate::one_message::{Heard, Message, checked_name, is_syntax, is_unprepared, send, stays_in_brackets};
+use crate::patience::Tries;
+use crate::pool::{TenantPool, TxTimeouts, bounds_text};
+
+/// An `INSERT`, `UPDATE`, `DELETE` or `MERGE`, with or without `RETURNING`, that a connection prepares when it first
+/// runs it. `$1` is the tenant, which the scope gives; what follows are [values](Value).
+///
+/// ```
+/// use stagesub_storage::one_write::PreparedWrite;
+///
+/// const RENAME: PreparedWrite = PreparedWrite::new(
+///     "ticket_rename",
+///     "UPDATE helpdesk.ticket SET subject = $3 WHERE tenant_id = $1 AND id = $2",
+///     2,
+/// );
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct PreparedWrite {
+    name: &'static str,
+    sql: &'static str,
+    values: usize,
+}
+
+impl PreparedWrite {
+    /// A write by a name that no other has, reads in one message included, with so many values after the tenant.
+    ///
+    /// # Panics
+    /// As [`PreparedRead::new`](crate::one_message::PreparedRead::new), and when the text is no such statement or takes
+    /// more parameters than that. In a `const` that fails the build.
+    #[must_use]
+    pub const fn new(name: &'static str, sql: &'static str, values: usize) -> Self {
+        checked_name(name);
+        stays_in_brackets(sql.as_bytes());
+        assert!(
+            begins_with_a_change(sql.as_bytes()),
+            "it is an INSERT, UPDATE, DELETE or MERGE, or begins WITH"
+        );
+        assert!(highest_parameter(sql.as_bytes()) <= values + 1, "it takes more values than it says");
+        Self { name, sql, values }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The statement with values where its parameters are.
+    fn with(&self, literals: &[String]) -> String {
+        let (mut text, mut rest) = (String::with_capacity(self.sql.len()), self.sql);
+        let mut quote = None;
+        while let Some(c) = rest.chars().next() {
+            rest = &rest[c.len_utf8()..];
+            match (quote, c) {
+                (None, '$') => {
+                    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+                    let number = rest[..digits].parse::<usize>().ok();
+                    let literal = number.and_then(|number| literals.get(number.checked_sub(1)?));
+                    let literal = literal.expect("a parameter is one of those that it takes");
+                    write!(text, "({literal})").expect("a String takes every text");
+                    rest = &rest[digits..];
+                    continue;
+                }
+                (None, '\'' | '"') => quote = Some(c),
+                (Some(open), c) if open == c => quote = None,
+                _ => {}
+            }
+            text.push(c);
+        }
+        text
+    }
+}
+
+/// Whether the first word is one that begins a change of rows; what does anything to the session does not begin so.
+const fn begins_with_a_change(sql: &[u8]) -> bool {
+    let mut begin = 0;
+    while begin < sql.len() && sql[begin].is_ascii_whitespace() {
+        begin += 1;
+    }
+    let mut end = begin;
+    while end < sql.len() && sql[end].is_ascii_alphabetic() {
+        end += 1;
+    }
+    let (_, rest) = sql.split_at(begin);
+    let (word, _) = rest.split_at(end - begin);
+    word.eq_ignore_ascii_case(b"INSERT")
+        || word.eq_ignore_ascii_case(b"UPDATE")
+        || word.eq_ignore_ascii_case(b"DELETE")
+        || word.eq_ignore_ascii_case(b"MERGE")
+        || word.eq_ignore_ascii_case(b"WITH")
+}
+
+/// The highest number of a parameter, outside of quotes.
+const fn highest_parameter(sql: &[u8]) -> usize {
+    let (mut at, mut highest, mut quote) = (0, 0, 0);
+    while at < sql.len() {
+        let byte = sql[at];
+        at += 1;
+        if quote != 0 {
+            if byte == quote {
+                quote = 0;
+            }
+        } else if byte == b'\'' || byte == b'"' {
+            quote = byte;
+        } else if byte == b'$' {
+            let mut number = 0;
+            while at < sql.len() && sql[at].is_ascii_digit() {
+                number = number * 10 + (sql[at] - b'0') as usize;
+                at += 1;
+            }
+            assert!(number > 0, "parameters are numbered from 1");
+            if number > highest {
+                highest = number;
+            }
+        }
+    }
+    highest
+}
+
+/// What a write came to. It is kept.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Written {
+    /// What `RETURNING` brought. The values are text, and decode as any.
+    pub rows: Vec<PgRow>,
+    /// How many rows were made, changed or removed.
+    pub affected: u64,
+}
+
+/// A write in one message was not, or not surely, kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The transaction was not begun: nothing was done.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// The statement failed, or what is deferred to the commit did: nothing was kept.
+    #[error("the write failed")]
+    Statement(#[source] sqlx::Error),
+    /// The connection was lost before the answer came: whether the change was kept is not known.
+    #[error("the connection was lost while writing")]
+    Unknown(#[source] BoxError),
+}
+
+impl TenantDb {
+    /// Changes the scope's tenant by one statement, in one message, wherever its data is now.
+    ///
+    /// # Errors
+    /// As [`write`]; [`BeginError::Moved`] only when the time was up, as where a transaction begins.
+    ///
+    /// # Cancel safety
+    /// As [`write`].
+    pub async fn write_in_one_message(
+        &self,
+        scope: &TenantScope,
+        what: &PreparedWrite,
+        values: &[Value<'_>],
+    ) -> Result<Written, WriteError> {
+        let mut tries = Tries::new(self.patience);
+        loop {
+            let routed = self.router.lease(scope).await.map_err(BeginError::from)?;
+            match write(routed, scope, what, values).await {
+                // It was refused by the fence, before anything was done.
+                Err(WriteError::Begin(BeginError::Moved)) => {
+                    self.router.forget(scope.tenant_id());
+                    if !tries.another().await {
+                        return Err(BeginError::Moved.into());
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Writes in one message, on the pool that the router leased for the scope's tenant.
+///
+/// There is no way without a scope:
+///
+/// ```compile_fail,E0061
+/// # use stagesub_storage::one_write::{PreparedWrite, write};
+/// # async fn no_scope(routed: stagesub_tenancy::router::Routed<stagesub_storage::pool::TenantPool>) {
+/// const ALL: PreparedWrite = PreparedWrite::new("none", "DELETE FROM tenant.musician WHERE tenant_id = $1", 0);
+/// let written = write(routed, &ALL, &[]).await;
+/// # }
+/// ```
+///
+/// # Errors
+/// [`WriteError::Begin`] as [`TenantTx::begin`](crate::tx::TenantTx::begin); [`WriteError::Statement`] when nothing was
+/// kept; [`WriteError::Unknown`] when that is not known: the message holds its own commit, so a connection that breaks
+/// once it was sent, without a word from the server, tells nothing. One that was ended while it lay idle is replaced.
+///
+/// # Cancel safety
+/// Dropped once it was polled, it is not known whether the change is kept. Nothing else is left of it.
+///
+/// # Panics
+/// When it is not given as many values as the statement takes.
+pub async fn write(
+    mut routed: Routed<TenantPool>,
+    scope: &TenantScope,
+    what: &PreparedWrite,
+    values: &[Value<'_>],
+) -> Result<Written, WriteError> {
+    assert_eq!(values.len(), what.values, "{} takes so many values", what.name);
+    let tenant = scope.tenant_id();
+    if routed.located.tenant != tenant {
+        return Err(BeginError::Unavailable("the pool was leased for another tenant".into()).into());
+    }
+    let literals = literals(tenant, values)?;
+    let timeouts = routed.lease.timeouts();
+    let bounds = routed.lease.bounds_to_set();
+    let answer_within = longest(timeouts, routed.lease.answer_within());
+    let mut inline = bounds.is_some();
+    loop {
+        let (mut borrowed, reused) =
+            routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
+        routed.tally.connected();
+        let how = if inline {
+            How::Inline
+        } else if borrowed.prepared().will_have((what.name, what.sql)) {
+            How::Prepare
+        } else {
+            How::Prepared
+        };
+        let message = message(tenant, routed.located.epoch, bounds, what, &literals, how);
+        let mut heard = Heard::default();
+        let mut asking = routed.tally.asks();
+        let sent = tokio::time::timeout(answer_within, send(&mut borrowed, &message, &mut heard)).await;
+        if let Ok(Ok(())) = &sent {
+            asking.ran();
+            asking.rows(heard.rows.len() as u64);
+        }
+        drop(asking);
+        let Ok(sent) = sent else {
+            routed.lease.silent();
+            return Err(WriteError::Unknown(Box::new(Unanswered { within: answer_within })));
+        };
+        if heard.answered > message.prepare_at && how == How::Prepare {
+            borrowed.prepared().has();
+        }
+        let Err(error) = sent else {
+            routed.lease.answered();
+            routed.tally.begun();
+            borrowed.release();
+            return Ok(Written { rows: heard.rows, affected: heard.affected });
+        };
+        let untouched = is_untouched(&heard, &error);
+        if reused && untouched && (is_dead(&error) || borrowed.owed(&error)) {
+            borrowed.discard();
+            routed.tally.waits_again();
+            continue;
+        }
+        if is_dead(&error) {
+            routed.lease.lost();
+        } else {
+            routed.lease.answered();
+        }
+        match outcome(&heard, &message, &error) {
+            Came::Kept => return Ok(Written { rows: heard.rows, affected: heard.affected }),
+            Came::Unknown => return Err(WriteError::Unknown(Box::new(error))),
+            Came::NotPrepared if !inline => {
+                borrowed.discard();
+                routed.tally.waits_again();
+                inline = true;
+            }
+            Came::NotBegun => return Err(begin_error(error).into()),
+            Came::NotKept | Came::NotPrepared => return Err(WriteError::Statement(error)),
+        }
+    }
+}
+
+/// The tenant and the values, as they stand in the message.
+fn literals(tenant: TenantId, values: &[Value<'_>]) -> Result<Vec<String>, WriteError> {
+    let mut literals = vec![format!("'{tenant}'::uuid")];
+    for value in values {
+        let mut literal = String::new();
+        value
+            .write_to(&mut literal)
+            .map_err(|error| WriteError::Statement(sqlx::Error::Encode(Box::new(error))))?;
+        literals.push(literal);
+    }
+    Ok(literals)
+}
+
+/// Longest until the whole is answered: one wait for the tenant's lock, one statement, and a bit for the way.
+fn longest(timeouts: TxTimeouts, answer_within: Duration) -> Duration {
+    timeouts.statement.saturating_add(timeouts.lock).saturating_add(answer_within)
+}
+
+/// How the statement is in the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Prepared by it, and executed.
+    Prepare,
+    /// Executed: the connection has it.
+    Prepared,
+    /// As text with its values.
+    Inline,
+}
+
+/// The message. The plan is made once: with one made for each value the planner would cost more than the write.
+fn message(
+    tenant: TenantId,
+    epoch: PlacementEpoch,
+    bounds: Option<TxTimeouts>,
+    what: &PreparedWrite,
+    literals: &[String],
+    how: How,
+) -> Message {
+    let mut text = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;SET LOCAL app.tenant_id='{tenant}';{}",
+        bounds_text(bounds)
+    );
+    if how != How::Inline {
+        text.push_str("SET LOCAL plan_cache_mode=force_generic_plan;");
+    }
+    write!(text, "CALL app.enter({epoch});").expect("a String takes every text");
+    let prepare_at = text.matches(';').count();
+    let PreparedWrite { name, sql, .. } = what;
+    if how == How::Prepare {
+        let types = ",unknown".repeat(what.values);
+        write!(text, "PREPARE {name}(uuid{types}) AS {sql};").expect("a String takes every text");
+    }
+    if how == How::Inline {
+        text.push_str(&what.with(literals));
+    } else {
+        write!(text, "EXECUTE {name}({})", literals.join(",")).expect("a String takes every text");
+    }
+    text.push_str(";COMMIT");
+    Message { text, prepare_at, execute_at: prepare_at + usize::from(how == How::Prepare) }
+}
+
+/// What an error means for the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    Kept,
+    NotBegun,
+    NotPrepared,
+    NotKept,
+    Unknown,
+}
+
+/// Whether nothing can have been done. What the server says before it has answered BEGIN, it says in place of doing
+/// anything; and a socket that takes nothing more has not handed on the whole of a message.
+fn is_untouched(heard: &Heard, error: &sqlx::Error) -> bool {
+    let unsent = matches!(error, sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::BrokenPipe);
+    heard.answered == 0 && (unsent || error.as_database_error().is_some())
+}
+
+fn outcome(heard: &Heard, message: &Message, error: &sqlx::Error) -> Came {
+    let told = error.as_database_error().is_some();
+    if is_untouched(heard, error) && is_dead(error) {
+        Came::NotBegun
+    } else if heard.answered >= message.execute_at + 2 {
+        // The server had answered COMMIT; only the connection is of doubtful use.
+        Came::Kept
+    } else if leaves_open(error) && (!told || heard.answered > message.execute_at) {
+        // Not a word, or the last one while it committed.
+        Came::Unknown
+    } else if is_unprepared(error) && heard.answered >= message.prepare_at {
+        Came::NotPrepared
+    } else if heard.answered < message.prepare_at && !is_syntax(error) {
+        Came::NotBegun
+    } else {
+        Came::NotKept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RENAME: PreparedWrite = PreparedWrite::new(
+        "rename",
+        "UPDATE t SET name = $3, \"$2\" = '$1 ''$2''' WHERE tenant_id = $1 AND no = -$2 RETURNING no",
+        2,
+    );
+    const TENANT: &str = "01932c07-0000-7000-8000-000000000001";
+
+    fn sent(values: &[Value<'_>], how: How, bounds: Option<TxTimeouts>) -> Message {
+        let tenant = TENANT.parse().unwrap();
+        let literals = literals(tenant, values).unwrap();
+        message(tenant, PlacementEpoch(7), bounds, &RENAME, &literals, how)
+    }
+
+    #[test]
+    fn the_message_enters_before_it_writes_and_ends_with_its_commit() {
+        assert_eq!(
+            sent(&[Value::Int(-3), Value::Text("it's")], How::Prepared, None).text,
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
+             SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
+             SET LOCAL plan_cache_mode=force_generic_plan;CALL app.enter(7);\
+             EXECUTE rename('01932c07-0000-7000-8000-000000000001'::uuid,-3,E'it\\U00000027s');COMMIT"
+        );
+    }
+
+    #[test]
+    fn values_stand_where_their_parameters_were_and_nowhere_in_quotes() {
+        let literals = ["T".to_owned(), "-3".to_owned(), "N".to_owned()];
+        assert_eq!(
+            RENAME.with(&literals),
+            "UPDATE t SET name = (N), \"$2\" = '$1 ''$2''' WHERE tenant_id = (T) AND no = -(-3) RETURNING no"
+        );
+    }
+
+    #[test]
+    fn statements_are_counted_as_they_are_answered() {
+        let timeouts = TxTimeouts {
+            statement: Duration::from_secs(15),
+            lock: Duration::from_millis(50),
+            idle: Duration::from_secs(30),
+        };
+        let values = [Value::Int(1), Value::Text("a;b")];
+        for (how, bounds) in
+            [(How::Prepare, None), (How::Prepared, None), (How::Inline, None), (How::Inline, Some(timeouts))]
+        {
+            let Message { text, prepare_at, execute_at } = sent(&values, how, bounds);
+            let statements: Vec<&str> = text.split(';').collect();
+            assert!(statements[prepare_at - 1].starts_with("CALL app.enter("), "{text}");
+            assert_eq!(
+                statements[prepare_at].starts_with("PREPARE rename(uuid,unknown,unknown) AS UPDATE"),
+                how == How::Prepare
+            );
+            let begins = if how == How::Inline { "UPDATE t SET name = (E'" } else { "EXECUTE rename('" };
+            assert!(statements[execute_at].starts_with(begins), "{text}");
+            assert_eq!(statements.get(execute_at + 1), Some(&"COMMIT"), "{text}");
+            assert_eq!(statements.len(), execute_at + 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_takes_more_than_it_says_is_refused() {
+        assert!(std::panic::catch_unwind(|| PreparedWrite::new("few", "UPDATE t SET a = $3", 1)).is_err());
+        assert!(std::panic::catch_unwind(|| PreparedWrite::new("none", "UPDATE t SET a = $0", 1)).is_err());
+        assert!(std::panic::catch_unwind(|| PreparedWrite::new("two", "DELETE FROM t; COMMIT", 1)).is_err());
+        assert!(std::panic::catch_unwind(|| PreparedWrite::new("Name", "DELETE FROM t", 1)).is_err());
+        for other in
+            ["SET work_mem = '3MB'", "SELECT 1", "CALL p()", "", "-- a word\nDELETE FROM t", "DELETED"]
+        {
+            assert!(std::panic::catch_unwind(|| PreparedWrite::new("other", other, 1)).is_err(), "{other}");
+        }
+        assert_eq!(PreparedWrite::new("lower", " \n delete from t", 0).name(), "lower");
+    }
+
+    #[test]
+    fn what_is_not_known_to_be_undone_is_not_said_to_be() {
+        let lost = || sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into());
+        let message = sent(&[Value::Null, Value::Null], How::Prepared, None);
+        for answered in 0..=message.execute_at + 1 {
+            let heard = Heard { answered, ..Heard::default() };
+            assert_eq!(outcome(&heard, &message, &lost()), Came::Unknown, "{answered}");
+        }
+        let heard = Heard { answered: message.execute_at + 2, ..Heard::default() };
+        assert_eq!(outcome(&heard, &message, &lost()), Came::Kept);
+        let unsent = sqlx::Error::Io(std::io::ErrorKind::BrokenPipe.into());
+        assert_eq!(outcome(&Heard::default(), &message, &unsent), Came::NotBegun);
+    }
+}
