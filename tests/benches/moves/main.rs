@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use stagesub_domain::service::moves::Pace;
 use stagesub_tests::bench::{load, runtime};
 use stagesub_tests::cluster::Cluster;
 use stagesub_tests::history::{Ground, Verdict};
@@ -49,7 +50,7 @@ struct Arguments {
     #[arg(long, default_value_t = 500)]
     small_rows: i64,
     /// Bytes a second that copying and comparing may read of the large tenant; 0: as fast as it goes.
-    #[arg(long, default_value_t = 6_000_000)]
+    #[arg(long, default_value_t = Pace::USUAL.get())]
     pace: u32,
     /// Milliseconds that each client rests between two operations; 0: the machine has no time left for anything.
     #[arg(long, default_value_t = 1)]

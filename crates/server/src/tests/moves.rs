@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use stagesub_domain::ports::moves::{KeyedMove, MockMoveDesk};
+use stagesub_domain::service::moves::Pace;
 use stagesub_tenancy::moves::plane::MockDataPlane;
 use stagesub_tenancy::moves::registry::{MockMoveRegistry, MovePage};
 use stagesub_tenancy::moves::survey::MockSurveyor;
@@ -33,7 +34,7 @@ fn moved(state: MoveState) -> Move {
         path: MovePath::Stream,
         prefix: MovePrefix::from_bytes([0xab; 16]),
         by: Requester::Person(USER),
-        pace: std::num::NonZeroU32::new(6_000_000),
+        pace: Some(Pace::USUAL),
     };
     let source = Located { tenant, placement: Placement::Shared(HERE), epoch: PlacementEpoch(5) };
     Move {
@@ -121,7 +122,7 @@ async fn a_move_is_begun_by_whoever_asks_and_shown_where_it_is() {
             wanted.by == Requester::Person(USER)
                 && wanted.target == THERE
                 && wanted.path == MovePath::Stream
-                && wanted.pace.map(std::num::NonZeroU32::get) == Some(6_000_000)
+                && wanted.pace == Some(Pace::USUAL)
         })
         .once()
         .returning(|wanted| Ok(Move { id: wanted.id, ..moved(MoveState::Prepare) }));
