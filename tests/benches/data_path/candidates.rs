@@ -8,13 +8,15 @@ use sqlx::{PgConnection, PgPool};
 use stagesub_domain::page::Page;
 use stagesub_domain::ports::musicians::MusicianFilter;
 use stagesub_domain::ports::{HotLists, Units};
+use stagesub_storage::one_message::PreparedRead;
+use stagesub_storage::one_write::PreparedWrite;
 use stagesub_storage::repo::PgHotLists;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_storage::unit::PgUnitOfWorkFactory;
 use stagesub_tenancy::Access;
 use stagesub_tests::bench::ground::{Ground, options};
 use stagesub_tests::bench::lean;
-use stagesub_tests::bench::plain::{LIST, Listed};
+use stagesub_tests::bench::plain::{LIST, LIST_SENT, Listed};
 use stagesub_tests::bench::rounds::Candidate;
 use uuid::Uuid;
 
@@ -24,9 +26,12 @@ pub(crate) const DEFAULT_READ: &str = "read, unfenced, sqlx's default pool";
 pub(crate) const CLASSIC_READ: &str = "read, BEGIN set_config query COMMIT, sqlx";
 pub(crate) const FENCED_READ: &str = "read, fenced, ordinary";
 pub(crate) const HOT_READ: &str = "read, fenced, one message";
+pub(crate) const PORT_READ: &str = "read, fenced, ordinary, to the domain";
+pub(crate) const PORT_HOT_READ: &str = "read, fenced, one message, to the domain";
 pub(crate) const DEFAULT_WRITE: &str = "write, unfenced, sqlx's default pool";
 pub(crate) const CLASSIC_WRITE: &str = "write, BEGIN set_config query COMMIT, sqlx";
-pub(crate) const FENCED_WRITE: &str = "write, fenced";
+pub(crate) const FENCED_WRITE: &str = "write, fenced, ordinary";
+pub(crate) const HOT_WRITE: &str = "write, fenced, one message";
 
 /// Rows of the page.
 pub(crate) const ROWS: usize = 20;
@@ -34,6 +39,7 @@ pub(crate) const ROWS: usize = 20;
 pub(crate) const LIMIT: i64 = 21;
 const UPDATE: &str =
     "UPDATE tenant.musician SET notes = $3, updated_at = now() WHERE tenant_id = $1 AND no = $2";
+const NOTES: &str = "Spelar gärna i helgerna";
 const BIND: &str = "SELECT set_config('app.tenant_id', $1, true)";
 
 /// All of them, from so far away.
@@ -99,13 +105,16 @@ fn listed(rows: &[sqlx::postgres::PgRow]) {
     assert_eq!(page.len(), ROWS + 1);
 }
 
-/// Each task has rows of its own.
+/// Each task has a row of its own.
+fn row_of(task: usize) -> i64 {
+    i64::try_from(task).expect("few tasks") + 1
+}
+
 fn update(
     tenant: Uuid,
     task: usize,
 ) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
-    let no = i64::try_from(task).expect("few tasks") + 1;
-    sqlx::query(UPDATE).bind(tenant).bind(no).bind("Spelar gärna i helgerna")
+    sqlx::query(UPDATE).bind(tenant).bind(row_of(task)).bind(NOTES)
 }
 
 /// What most services do: four statements, each with its answer.
@@ -131,15 +140,45 @@ fn classics(ground: &Ground, pool: &PgPool) -> [Candidate; 2] {
     [Candidate::new(CLASSIC_READ, work(false)), Candidate::new(CLASSIC_WRITE, work(true))]
 }
 
-/// What the product does, by the ports that handlers use.
-fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 3] {
-    let db = || ground.tenants(CONNECTIONS, through);
+/// The list in one message.
+const HOT_LIST: PreparedRead = PreparedRead::new("bench_list", LIST_SENT, 2);
+/// The change in one message.
+const HOT_UPDATE: PreparedWrite = PreparedWrite::new("bench_update", UPDATE, 2);
+
+/// What the product does: the same statements and rows as the others, and the reads by the ports that handlers use as
+/// well, which make musicians of them.
+fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 6] {
+    let db = || Arc::new(ground.tenants(CONNECTIONS, through));
     let page = Page::new(None, u32::try_from(ROWS).expect("a page")).expect("a page");
     let scopes: Arc<[_]> = ground.scopes.clone().into();
 
-    let units: Units = Arc::new(PgUnitOfWorkFactory::new(db()));
-    let own = Arc::clone(&scopes);
+    let (tenants, own) = (db(), Arc::clone(&scopes));
     let ordinary = Candidate::new(FENCED_READ, move |task| {
+        let (db, scopes) = (Arc::clone(&tenants), Arc::clone(&own));
+        async move {
+            let mut tx = db.begin(&scopes[task % scopes.len()], Access::Read).await.expect("it begins");
+            let tenant = tx.tenant().as_uuid();
+            let rows = sqlx::query(LIST).bind(tenant).bind(0_i64).bind(LIMIT).fetch_all(&mut tx).await;
+            tx.commit().await.expect("it commits");
+            listed(&rows.expect("it is read"));
+        }
+    });
+
+    let (tenants, own) = (db(), Arc::clone(&scopes));
+    let hot = Candidate::new(HOT_READ, move |task| {
+        let (db, scopes) = (Arc::clone(&tenants), Arc::clone(&own));
+        async move {
+            let scope = &scopes[task % scopes.len()];
+            let rows = db.read_in_one_message(scope, &HOT_LIST, &[0, LIMIT]).await.expect("it is read");
+            let page: Vec<Listed> =
+                rows.iter().map(|row| Listed::read_sent(row).expect("it is a row of the list")).collect();
+            assert_eq!(page.len(), ROWS + 1);
+        }
+    });
+
+    let units: Units = Arc::new(PgUnitOfWorkFactory::new(ground.tenants(CONNECTIONS, through)));
+    let own = Arc::clone(&scopes);
+    let by_port = Candidate::new(PORT_READ, move |task| {
         let (units, scopes) = (Arc::clone(&units), Arc::clone(&own));
         async move {
             let mut unit = units.begin(&scopes[task % scopes.len()], Access::Read).await.expect("it begins");
@@ -149,9 +188,9 @@ fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 3] {
         }
     });
 
-    let lists = Arc::new(PgHotLists::new(db(), true));
+    let lists = Arc::new(PgHotLists::new(ground.tenants(CONNECTIONS, through), true));
     let own = Arc::clone(&scopes);
-    let hot = Candidate::new(HOT_READ, move |task| {
+    let hot_by_port = Candidate::new(PORT_HOT_READ, move |task| {
         let (lists, scopes) = (Arc::clone(&lists), Arc::clone(&own));
         async move {
             let page = lists.musicians(&scopes[task % scopes.len()], page).await.expect("it is read");
@@ -159,15 +198,26 @@ fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 3] {
         }
     });
 
-    let db = Arc::new(db());
+    let (tenants, own) = (db(), Arc::clone(&scopes));
     let write = Candidate::new(FENCED_WRITE, move |task| {
-        let (db, scopes) = (Arc::clone(&db), Arc::clone(&scopes));
+        let (db, scopes) = (Arc::clone(&tenants), Arc::clone(&own));
         async move {
             let mut tx = db.begin(&scopes[task % scopes.len()], Access::Write).await.expect("it begins");
-            let tenant = tx.tenant().as_uuid();
-            update(tenant, task).execute(&mut tx).await.expect("it is written");
+            let done = update(tx.tenant().as_uuid(), task).execute(&mut tx).await.expect("it is written");
             tx.commit().await.expect("it commits");
+            assert_eq!(done.rows_affected(), 1);
         }
     });
-    [ordinary, hot, write]
+
+    let tenants = db();
+    let hot_write = Candidate::new(HOT_WRITE, move |task| {
+        let (db, scopes) = (Arc::clone(&tenants), Arc::clone(&scopes));
+        async move {
+            let values = [row_of(task).into(), NOTES.into()];
+            let scope = &scopes[task % scopes.len()];
+            let done = db.write_in_one_message(scope, &HOT_UPDATE, &values).await.expect("it is written");
+            assert_eq!(done.affected, 1);
+        }
+    });
+    [ordinary, hot, by_port, hot_by_port, write, hot_write]
 }

@@ -1,7 +1,7 @@
 //! What isolation costs: reads and writes of one tenant, fenced and not, near and far.
 //!
 //! The read is the product's list of musicians, a page of 20, with its qualifications; the write changes a musician's
-//! notes. Everybody uses the same tables, columns and policies. Who has no tenancy works in sessions that are bound to
+//! notes. Everybody uses the same tables, columns and policies, and reads the rows' values. Who has no tenancy works in sessions that are bound to
 //! one tenant for good, as if there were no other.
 //!
 //! `cargo bench -p stagesub-tests --bench data_path`; with `-- quick` in a tenth of the time, to see that it runs.
@@ -17,7 +17,8 @@ use stagesub_tests::bench::rounds::{Candidate, Cell, Rounds, interleaved, warm};
 use stagesub_tests::bench::{load, network, runtime};
 
 use candidates::{
-    CLASSIC_READ, CLASSIC_WRITE, DEFAULT_READ, DEFAULT_WRITE, FENCED_READ, FENCED_WRITE, HOT_READ,
+    CLASSIC_READ, CLASSIC_WRITE, DEFAULT_READ, DEFAULT_WRITE, FENCED_READ, FENCED_WRITE, HOT_READ, HOT_WRITE,
+    PORT_HOT_READ, PORT_READ,
 };
 
 /// The product's.
@@ -43,7 +44,7 @@ fn main() {
         let near = candidates::all(&ground, &logins, None).await;
         let mut at_eight = None;
         for tasks in [1, TASKS, 32] {
-            let rounds = scale(if tasks == TASKS { 15 } else { 7 });
+            let rounds = scale(if tasks == TASKS { 41 } else { 7 });
             let measured = measure(&ground, &near, (rounds, tasks, time)).await;
             println!("{}", measured.table(&format!("near, {tasks} tasks"), DEFAULT_READ));
             if tasks == TASKS {
@@ -60,7 +61,7 @@ fn main() {
         let far = candidates::all(&ground, &logins, Some(address)).await;
         let mut at_eight = None;
         for tasks in [1, TASKS, 32] {
-            let rounds = scale(if tasks == TASKS { 11 } else { 5 });
+            let rounds = scale(if tasks == TASKS { 31 } else { 5 });
             let measured = measure(&ground, &far, (rounds, tasks, time)).await;
             println!("{}", measured.table(&format!("0.25 ms away each way, {tasks} tasks"), DEFAULT_READ));
             if tasks == TASKS {
@@ -87,14 +88,21 @@ fn report(near: &Rounds, far: &Rounds) {
         ("read_vs_sqlx_default", near.ratio(FENCED_READ, DEFAULT_READ, cpu)),
         ("hot_read_vs_sqlx_default", near.ratio(HOT_READ, DEFAULT_READ, cpu)),
         ("read_vs_classic", near.ratio(FENCED_READ, CLASSIC_READ, cpu)),
+        ("read_vs_sqlx_default_to_the_domain", near.ratio(PORT_READ, DEFAULT_READ, cpu)),
+        ("read_vs_classic_to_the_domain", near.ratio(PORT_READ, CLASSIC_READ, cpu)),
+        ("hot_read_vs_sqlx_default_to_the_domain", near.ratio(PORT_HOT_READ, DEFAULT_READ, cpu)),
+        ("hot_write_vs_unfenced", near.ratio(HOT_WRITE, DEFAULT_WRITE, cpu)),
+        ("hot_write_vs_classic", near.ratio(HOT_WRITE, CLASSIC_WRITE, cpu)),
         ("write_vs_unfenced", near.ratio(FENCED_WRITE, DEFAULT_WRITE, cpu)),
         ("write_vs_classic", near.ratio(FENCED_WRITE, CLASSIC_WRITE, cpu)),
         ("hot_read_far", far.ratio(HOT_READ, DEFAULT_READ, rate)),
         ("read_far", far.ratio(FENCED_READ, DEFAULT_READ, rate)),
+        ("hot_write_far", far.ratio(HOT_WRITE, DEFAULT_WRITE, rate)),
+        ("write_far", far.ratio(FENCED_WRITE, DEFAULT_WRITE, rate)),
     ];
     println!("medians over the rounds (and the least and most of any), load {} at the end", load());
     for (name, spread) in &figures {
-        println!("  {name:<26} {spread}");
+        println!("  {name:<40} {spread}");
     }
     let result: Vec<String> =
         figures.iter().map(|(name, spread)| format!("{name}={:.3}", spread.median)).collect();
