@@ -41,7 +41,7 @@ const EVERYBODY: PreparedRead =
     PreparedRead::new("everybody", "SELECT tenant_id FROM tenant.musician WHERE $1::uuid IS NOT NULL", 0);
 
 /// Texts that a sloppy way of writing or reading rows would spoil.
-pub(crate) const TEXTS: [&str; 6] = ["O'Hara", "a\\b\"c\"", "{1,2}", "två\nrader\tmed tabb", "NULL", "🎻 ½"];
+const TEXTS: [&str; 6] = ["O'Hara", "a\\b\"c\"", "{1,2}", "två\nrader\tmed tabb", "NULL", "🎻 ½"];
 
 /// Rows with every kind of value, among them some that are not listed.
 async fn fill(unit: &mut dyn UnitOfWork) {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use stagesub_tenancy::{BeginError, BoxError};
 
 /// SQLSTATE that `app.enter` and `app.refuse` raise: this database does not serve the tenant at the given epoch.
@@ -13,7 +14,7 @@ pub const ISOLATION: &str = "TN002";
 /// SQLSTATE of a lock that was not to be had in time.
 pub const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// SQLSTATE of a session that the server ended because its transaction did nothing for too long.
-const IDLE_IN_TRANSACTION: &str = "25P03";
+pub(crate) const IDLE_IN_TRANSACTION: &str = "25P03";
 
 /// What a database error means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,9 +105,16 @@ pub enum CommitError {
 }
 
 /// Whether an error of a COMMIT leaves it open what became of the transaction. A server that ended the session for
-/// being idle says that no COMMIT had reached it.
+/// being idle says that no COMMIT had reached it. One that gives up in the middle of it, as when its log cannot be
+/// flushed, may find the commit there when it is up again.
 pub(crate) fn leaves_open(error: &sqlx::Error) -> bool {
-    is_dead(error) && sqlstate(error).as_deref() != Some(IDLE_IN_TRANSACTION)
+    (is_dead(error) || ends_session(error)) && sqlstate(error).as_deref() != Some(IDLE_IN_TRANSACTION)
+}
+
+/// Whether the server ended the session, or itself, with this error.
+fn ends_session(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 #[cfg(test)]

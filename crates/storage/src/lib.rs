@@ -62,7 +62,7 @@
 //!
 //! - A tenant transaction begins from a [`TenantScope`](stagesub_tenancy::TenantScope), in
 //!   [`tx::TenantTx::begin`] or whole in [`one_message::read`] or [`one_write::write`] and nowhere else, with one message
-//!   that is built of a UUID and integers; a write's values are beside them, as letters, digits and escapes. It is served at the epoch that the router gave, or refused.
+//!   that is built of UUIDs and integers, and of yes and no. It is served at the epoch that the router gave, or refused.
 //! - No pool and no connection to tenant data leaves this crate: a query needs a transaction to run on.
 //! - A connection is dirty from before the first message of a transaction until that transaction ended
 //!   cleanly (one that only read: until the message that ends it was sent, everything before it being answered).

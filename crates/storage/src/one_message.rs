@@ -105,7 +105,11 @@ pub(crate) const fn stays_in_brackets(sql: &[u8]) {
                 assert!(open > 0, "it closes no bracket that it did not open");
                 open -= 1;
             }
-            (None, b'$') => assert!(next.is_ascii_digit(), "a dollar is a parameter's"),
+            (None, b'$') => {
+                let name = at > 0
+                    && (sql[at - 1].is_ascii_alphanumeric() || sql[at - 1] == b'_' || sql[at - 1] > 127);
+                assert!(next.is_ascii_digit() && !name, "a dollar is a parameter's");
+            }
             (None, b'-') => assert!(next != b'-', "it has no comments"),
             (None, b'/') => assert!(next != b'*', "it has no comments"),
             _ => {}
@@ -421,6 +425,7 @@ mod tests {
             "SELECT $$)$$",
             "SELECT $a$)$a$",
             "SELECT 1; COMMIT",
+            "SELECT a$1",
         ] {
             assert!(std::panic::catch_unwind(|| PreparedRead::new("hot", wrong, 0)).is_err(), "{wrong}");
         }

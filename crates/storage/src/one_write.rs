@@ -4,8 +4,8 @@
 //! writes: `CALL app.enter` takes the tenant's lock and looks at its fence before the statement is carried out. It
 //! costs one round trip in place of three.
 //!
-//! What is executed was prepared once on the connection, so it is not planned again. Values go into the message's text
-//! as [`Value`] writes them. Where sessions are not the connection's own (behind a pooler), or have lost what was
+//! What is executed was prepared once on the connection, so it is not planned again. Values go into the message's text:
+//! numbers, identifiers, yes and no ([`Value`]). A change that takes a text is an ordinary transaction's. Where sessions are not the connection's own (behind a pooler), or have lost what was
 //! prepared, they stand in the statement itself, and nothing is prepared.
 //!
 //! No `RESET ALL` ends it, for the reason that it does not end a [read in one message](crate::one_message): what was set
@@ -19,7 +19,7 @@ use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, BoxError, PlacementEpoch, TenantId, TenantScope};
 
 use crate::deadline::Unanswered;
-use crate::error::{begin_error, is_dead, leaves_open};
+use crate::error::{IDLE_IN_TRANSACTION, begin_error, is_dead, leaves_open, sqlstate};
 use crate::factory::TenantDb;
 use crate::literal::Value;
 use crate::one_message::{Heard, Message, checked_name, is_syntax, is_unprepared, send, stays_in_brackets};
@@ -32,9 +32,9 @@ use crate::pool::{TenantPool, TxTimeouts, bounds_text};
 /// ```
 /// use stagesub_storage::one_write::PreparedWrite;
 ///
-/// const RENAME: PreparedWrite = PreparedWrite::new(
-///     "ticket_rename",
-///     "UPDATE helpdesk.ticket SET subject = $3 WHERE tenant_id = $1 AND id = $2",
+/// const TAKE: PreparedWrite = PreparedWrite::new(
+///     "seat_take",
+///     "UPDATE hall.seat SET taken_by = $3 WHERE tenant_id = $1 AND no = $2 AND taken_by IS NULL",
 ///     2,
 /// );
 /// ```
@@ -178,7 +178,7 @@ impl TenantDb {
         &self,
         scope: &TenantScope,
         what: &PreparedWrite,
-        values: &[Value<'_>],
+        values: &[Value],
     ) -> Result<Written, WriteError> {
         let mut tries = Tries::new(self.patience);
         loop {
@@ -212,7 +212,8 @@ impl TenantDb {
 /// # Errors
 /// [`WriteError::Begin`] as [`TenantTx::begin`](crate::tx::TenantTx::begin); [`WriteError::Statement`] when nothing was
 /// kept; [`WriteError::Unknown`] when that is not known: the message holds its own commit, so a connection that breaks
-/// once it was sent, without a word from the server, tells nothing. One that was ended while it lay idle is replaced.
+/// once it was sent, without a word from the server, tells nothing. One that the server ended while it lay idle is
+/// replaced; one that was cut without a word may only show when it is used.
 ///
 /// # Cancel safety
 /// Dropped once it was polled, it is not known whether the change is kept. Nothing else is left of it.
@@ -223,14 +224,14 @@ pub async fn write(
     mut routed: Routed<TenantPool>,
     scope: &TenantScope,
     what: &PreparedWrite,
-    values: &[Value<'_>],
+    values: &[Value],
 ) -> Result<Written, WriteError> {
     assert_eq!(values.len(), what.values, "{} takes so many values", what.name);
     let tenant = scope.tenant_id();
     if routed.located.tenant != tenant {
         return Err(BeginError::Unavailable("the pool was leased for another tenant".into()).into());
     }
-    let literals = literals(tenant, values)?;
+    let literals = literals(tenant, values);
     let timeouts = routed.lease.timeouts();
     let bounds = routed.lease.bounds_to_set();
     let answer_within = longest(timeouts, routed.lease.answer_within());
@@ -239,6 +240,19 @@ pub async fn write(
         let (mut borrowed, reused) =
             routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
         routed.tally.connected();
+        // The answer that the one before left on its way: whatever is wrong with it, nothing of this was sent.
+        match tokio::time::timeout(answer_within, borrowed.settle()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
+                borrowed.discard();
+                routed.tally.waits_again();
+                continue;
+            }
+            Err(_) => {
+                routed.lease.silent();
+                return Err(BeginError::Unavailable(Box::new(Unanswered { within: answer_within })).into());
+            }
+        }
         let how = if inline {
             How::Inline
         } else if borrowed.prepared().will_have((what.name, what.sql)) {
@@ -268,8 +282,8 @@ pub async fn write(
             borrowed.release();
             return Ok(Written { rows: heard.rows, affected: heard.affected });
         };
-        let untouched = is_untouched(&heard, &error);
-        if reused && untouched && (is_dead(&error) || borrowed.owed(&error)) {
+        // It died while it lay idle, which says nothing of the server.
+        if reused && is_untouched(&heard, &error) {
             borrowed.discard();
             routed.tally.waits_again();
             continue;
@@ -280,7 +294,10 @@ pub async fn write(
             routed.lease.answered();
         }
         match outcome(&heard, &message, &error) {
-            Came::Kept => return Ok(Written { rows: heard.rows, affected: heard.affected }),
+            Came::Kept => {
+                routed.tally.begun();
+                return Ok(Written { rows: heard.rows, affected: heard.affected });
+            }
             Came::Unknown => return Err(WriteError::Unknown(Box::new(error))),
             Came::NotPrepared if !inline => {
                 borrowed.discard();
@@ -294,21 +311,15 @@ pub async fn write(
 }
 
 /// The tenant and the values, as they stand in the message.
-fn literals(tenant: TenantId, values: &[Value<'_>]) -> Result<Vec<String>, WriteError> {
-    let mut literals = vec![format!("'{tenant}'::uuid")];
-    for value in values {
-        let mut literal = String::new();
-        value
-            .write_to(&mut literal)
-            .map_err(|error| WriteError::Statement(sqlx::Error::Encode(Box::new(error))))?;
-        literals.push(literal);
-    }
-    Ok(literals)
+fn literals(tenant: TenantId, values: &[Value]) -> Vec<String> {
+    let tenant = format!("'{tenant}'::uuid");
+    std::iter::once(tenant).chain(values.iter().map(|value| value.to_literal())).collect()
 }
 
-/// Longest until the whole is answered: one wait for the tenant's lock, one statement, and a bit for the way.
+/// Longest until the whole is answered: the server bounds each statement by itself, of which entering and the one that
+/// is wanted may take long and wait for locks; and a bit for the way.
 fn longest(timeouts: TxTimeouts, answer_within: Duration) -> Duration {
-    timeouts.statement.saturating_add(timeouts.lock).saturating_add(answer_within)
+    timeouts.statement.saturating_add(timeouts.lock).saturating_mul(2).saturating_add(answer_within)
 }
 
 /// How the statement is in the message.
@@ -364,22 +375,29 @@ enum Came {
     Unknown,
 }
 
-/// Whether nothing can have been done. What the server says before it has answered BEGIN, it says in place of doing
-/// anything; and a socket that takes nothing more has not handed on the whole of a message.
+/// Whether nothing can have been done, of a connection that is of no more use. What the server says of its end before
+/// it has answered BEGIN, it says in place of doing anything; and a socket that takes nothing more has not handed on the
+/// whole of a message.
 fn is_untouched(heard: &Heard, error: &sqlx::Error) -> bool {
     let unsent = matches!(error, sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::BrokenPipe);
-    heard.answered == 0 && (unsent || error.as_database_error().is_some())
+    heard.answered == 0 && (unsent || is_server_ending(error))
+}
+
+/// Whether it is PostgreSQL's own word that it ends the session. What else ends one may be a pooler's, which says it of
+/// a server that goes on with what it was sent, and commits.
+fn is_server_ending(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("57P01" | "57P02" | "57P03" | "57P05" | IDLE_IN_TRANSACTION))
 }
 
 fn outcome(heard: &Heard, message: &Message, error: &sqlx::Error) -> Came {
-    let told = error.as_database_error().is_some();
-    if is_untouched(heard, error) && is_dead(error) {
-        Came::NotBegun
-    } else if heard.answered >= message.execute_at + 2 {
+    let before_commit = heard.answered <= message.execute_at;
+    if heard.answered >= message.execute_at + 2 {
         // The server had answered COMMIT; only the connection is of doubtful use.
         Came::Kept
-    } else if leaves_open(error) && (!told || heard.answered > message.execute_at) {
-        // Not a word, or the last one while it committed.
+    } else if is_untouched(heard, error) {
+        Came::NotBegun
+    } else if leaves_open(error) && !(before_commit && is_server_ending(error)) {
+        // Not a word, or the last one while it may have committed.
         Came::Unknown
     } else if is_unprepared(error) && heard.answered >= message.prepare_at {
         Came::NotPrepared
@@ -401,20 +419,20 @@ mod tests {
     );
     const TENANT: &str = "01932c07-0000-7000-8000-000000000001";
 
-    fn sent(values: &[Value<'_>], how: How, bounds: Option<TxTimeouts>) -> Message {
+    fn sent(values: &[Value], how: How, bounds: Option<TxTimeouts>) -> Message {
         let tenant = TENANT.parse().unwrap();
-        let literals = literals(tenant, values).unwrap();
+        let literals = literals(tenant, values);
         message(tenant, PlacementEpoch(7), bounds, &RENAME, &literals, how)
     }
 
     #[test]
     fn the_message_enters_before_it_writes_and_ends_with_its_commit() {
         assert_eq!(
-            sent(&[Value::Int(-3), Value::Text("it's")], How::Prepared, None).text,
+            sent(&[Value::Int(-3), Value::Bool(true)], How::Prepared, None).text,
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
              SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
              SET LOCAL plan_cache_mode=force_generic_plan;CALL app.enter(7);\
-             EXECUTE rename('01932c07-0000-7000-8000-000000000001'::uuid,-3,E'it\\U00000027s');COMMIT"
+             EXECUTE rename('01932c07-0000-7000-8000-000000000001'::uuid,'-3','true');COMMIT"
         );
     }
 
@@ -434,7 +452,7 @@ mod tests {
             lock: Duration::from_millis(50),
             idle: Duration::from_secs(30),
         };
-        let values = [Value::Int(1), Value::Text("a;b")];
+        let values = [Value::Int(1), Value::Null];
         for (how, bounds) in
             [(How::Prepare, None), (How::Prepared, None), (How::Inline, None), (How::Inline, Some(timeouts))]
         {
@@ -445,7 +463,7 @@ mod tests {
                 statements[prepare_at].starts_with("PREPARE rename(uuid,unknown,unknown) AS UPDATE"),
                 how == How::Prepare
             );
-            let begins = if how == How::Inline { "UPDATE t SET name = (E'" } else { "EXECUTE rename('" };
+            let begins = if how == How::Inline { "UPDATE t SET name = (NULL" } else { "EXECUTE rename('" };
             assert!(statements[execute_at].starts_with(begins), "{text}");
             assert_eq!(statements.get(execute_at + 1), Some(&"COMMIT"), "{text}");
             assert_eq!(statements.len(), execute_at + 2, "{text}");
@@ -466,17 +484,62 @@ mod tests {
         assert_eq!(PreparedWrite::new("lower", " \n delete from t", 0).name(), "lower");
     }
 
+    /// What a server said.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str);
+
+    impl sqlx::error::DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.0
+        }
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.into())
+        }
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
     #[test]
     fn what_is_not_known_to_be_undone_is_not_said_to_be() {
-        let lost = || sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into());
+        let io = |kind: std::io::ErrorKind| sqlx::Error::Io(kind.into());
+        let said = |code| sqlx::Error::Database(Box::new(Said(code)));
         let message = sent(&[Value::Null, Value::Null], How::Prepared, None);
-        for answered in 0..=message.execute_at + 1 {
-            let heard = Heard { answered, ..Heard::default() };
-            assert_eq!(outcome(&heard, &message, &lost()), Came::Unknown, "{answered}");
+        let (begun, executed) = (message.prepare_at, message.execute_at + 1);
+        for answered in 0..=executed {
+            let came = |error| outcome(&Heard { answered, ..Heard::default() }, &message, &error);
+            for open in [io(std::io::ErrorKind::UnexpectedEof), said("08P01"), said("08006")] {
+                assert_eq!(came(open), Came::Unknown, "{answered}");
+            }
+            let ended = match answered {
+                0 => Came::NotBegun,
+                n if n == executed => Came::Unknown,
+                n if n < begun => Came::NotBegun,
+                _ => Came::NotKept,
+            };
+            assert_eq!(came(said("57P01")), ended, "{answered}");
+            let refused = if answered < begun { Came::NotBegun } else { Came::NotKept };
+            for code in ["TN001", "23505", "57014", "25P03"] {
+                assert_eq!(came(said(code)), refused, "{answered} {code}");
+            }
+            let unprepared = if answered < begun { Came::NotBegun } else { Came::NotPrepared };
+            assert_eq!(came(said("0A000")), unprepared, "{answered}");
         }
-        let heard = Heard { answered: message.execute_at + 2, ..Heard::default() };
-        assert_eq!(outcome(&heard, &message, &lost()), Came::Kept);
-        let unsent = sqlx::Error::Io(std::io::ErrorKind::BrokenPipe.into());
+        let kept = Heard { answered: executed + 1, ..Heard::default() };
+        assert_eq!(outcome(&kept, &message, &io(std::io::ErrorKind::UnexpectedEof)), Came::Kept);
+        let unsent = io(std::io::ErrorKind::BrokenPipe);
         assert_eq!(outcome(&Heard::default(), &message, &unsent), Came::NotBegun);
+        assert!(is_untouched(&Heard::default(), &unsent) && is_untouched(&Heard::default(), &said("57P01")));
+        assert!(!is_untouched(&Heard::default(), &said("08P01")));
     }
 }

@@ -465,6 +465,16 @@ impl Borrowed {
         &mut self.object.as_mut().expect("a borrowed connection is present until it is given back").prepared
     }
 
+    /// Takes the answer that the connection still owed.
+    pub(crate) async fn settle(&mut self) -> Result<(), sqlx::Error> {
+        let object = self.object.as_mut().expect("a borrowed connection is present until it is given back");
+        if object.state == (State::Dirty { owing: true }) {
+            object.pg.flush().await?;
+            object.state = State::Dirty { owing: false };
+        }
+        Ok(())
+    }
+
     /// Gives back a connection whose transaction ended cleanly and whose settings were reset.
     pub(crate) fn release(mut self) {
         if let Some(mut object) = self.object.take() {
@@ -553,6 +563,8 @@ async fn tidy(pg: &mut PgConnection, prepared: &mut Prepared) -> Result<(), sqlx
     }
     sqlx::raw_sql("ROLLBACK;RESET ALL").execute(&mut *pg).await?;
     if let Some((name, _)) = prepared.doubtful {
+        // Another text of that name goes with it.
+        prepared.known.retain(|(known, _)| *known != name);
         match sqlx::raw_sql(AssertSqlSafe(format!("DEALLOCATE {name}"))).execute(pg).await {
             Ok(_) => {}
             Err(error) if sqlstate(&error).as_deref() == Some(NO_SUCH_STATEMENT) => {}

@@ -104,6 +104,10 @@ impl Attack {
             ("the victim's ticket by its id, at the attacker's host", self.shows(mine, &ticket, None).await?),
             ("the same, with headers that name the victim", self.shows_with_headers(mine, &ticket).await?),
             ("the same, at a host that is nobody's", self.shows("harbor.evil.example", &ticket, None).await?),
+            (
+                "the victim's ticket removed by its id, at the attacker's host",
+                self.removes(mine, &ticket).await?,
+            ),
             ("a comment on the victim's ticket", self.shows(mine, &comments, comment).await?),
             ("SQL that says WHERE tenant_id = the victim's", self.reads_by_id().await?),
             ("a row planted in the victim's name", self.changes(PLANT).await?),
@@ -125,6 +129,11 @@ impl Attack {
         .await
     }
 
+    async fn removes(&self, host: &str, path: &str) -> Result<bool, Box<dyn Error>> {
+        let request = Request::builder().method("DELETE").uri(path).header(header::HOST, host);
+        self.answered(request.body(Body::empty())?).await
+    }
+
     async fn shows_with_headers(&self, host: &str, path: &str) -> Result<bool, Box<dyn Error>> {
         let request = Request::builder()
             .uri(path)
@@ -140,7 +149,8 @@ impl Attack {
         if status.is_server_error() {
             return Err(format!("an attack was answered {status}, which proves nothing").into());
         }
-        Ok(status == StatusCode::CREATED || String::from_utf8_lossy(&text).contains(&self.subject))
+        let done = [StatusCode::CREATED, StatusCode::NO_CONTENT].contains(&status);
+        Ok(done || String::from_utf8_lossy(&text).contains(&self.subject))
     }
 
     async fn reads_by_id(&self) -> Result<bool, Box<dyn Error>> {

@@ -1,7 +1,7 @@
 //! What isolation costs: reads and writes of one tenant, fenced and not, near and far.
 //!
-//! The read is the product's list of musicians, a page of 20, with its qualifications; the write changes a musician's
-//! notes. Everybody uses the same tables, columns and policies, and reads the rows' values. Who has no tenancy works in sessions that are bound to
+//! The read is the product's list of musicians, a page of 20, with its qualifications; the write changes where a
+//! musician lives. Everybody uses the same tables, columns and policies, and reads the rows' values. Who has no tenancy works in sessions that are bound to
 //! one tenant for good, as if there were no other.
 //!
 //! `cargo bench -p stagesub-tests --bench data_path`; with `-- quick` in a tenth of the time, to see that it runs.
