@@ -72,10 +72,10 @@ ensure() {
                 . "${CARGO_HOME:-$HOME/.cargo}/env"
             fi
             command -v cargo >/dev/null || die "cargo was not found; install Rust (https://rustup.rs)"
-            if ! command -v cc >/dev/null; then
-                can_install || die "no C compiler (cc) was found; install one (on Debian: apt-get install gcc libc6-dev)"
+            if ! command -v cc >/dev/null || ! command -v make >/dev/null; then
+                can_install || die "no C compiler (cc) or no make was found; install them (on Debian: apt-get install gcc libc6-dev make)"
                 update_once
-                apt_install gcc libc6-dev
+                apt_install gcc libc6-dev make
             fi
             ;;
         postgres)

@@ -14,7 +14,6 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use mimalloc::MiMalloc;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -24,6 +23,7 @@ use stagesub_tests::bench::plain::{LIST, Listed};
 use stagesub_tests::bench::rounds::{Candidate, Cell, interleaved, warm};
 use stagesub_tests::bench::{load, runtime};
 use stagesub_tests::platform::TestPlatform;
+use tikv_jemallocator::Jemalloc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 /// The product's.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Connections of clients, each with one request at a time.
 const CLIENTS: usize = 32;

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use mimalloc::MiMalloc;
 use sqlx::AssertSqlSafe;
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::registry::RegistryPools;
@@ -24,10 +23,11 @@ use stagesub_tests::bench::{load, runtime};
 use stagesub_tests::cluster::keys;
 use stagesub_tests::database::{connect, run};
 use stagesub_tests::platform::TestPlatform;
+use tikv_jemallocator::Jemalloc;
 
 /// The product's.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Tenants that are looked up.
 const TENANTS: u32 = 1_000;

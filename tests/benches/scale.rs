@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use mimalloc::MiMalloc;
 use stagesub_domain::page::Page;
 use stagesub_domain::ports::musicians::MusicianFilter;
 use stagesub_domain::ports::{HotLists, Units};
@@ -35,10 +34,11 @@ use stagesub_tests::bench::{load, runtime};
 use stagesub_tests::cluster::{Cluster, keys};
 use stagesub_tests::database::{connect, run};
 use stagesub_tests::platform::TestPlatform;
+use tikv_jemallocator::Jemalloc;
 
 /// The product's.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Connections of either pool.
 const CONNECTIONS: u32 = 12;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Row as _};
+use stagesub_storage::error::CommitError;
 use stagesub_storage::factory::TenantDb;
 use stagesub_storage::literal::Value;
 use stagesub_storage::one_write::{PreparedWrite, WriteError, Written};
@@ -16,7 +17,7 @@ use stagesub_tests::storm::polled;
 use uuid::Uuid;
 
 use crate::one_message::{end_backend, session};
-use crate::tenant_tx::lab::{Lab, sqlstate, until};
+use crate::tenant_tx::lab::{Lab, scalar, sqlstate, until};
 
 const ADD: PreparedWrite = PreparedWrite::new(
     "add_instrument",
@@ -79,7 +80,7 @@ async fn a_write_is_kept_and_says_what_it_did() {
         let db = lab.tenants();
         let [ours, theirs] = &lab.scopes;
         let mut expected = Vec::new();
-        for (no, place) in [(1, Some(i32::MAX)), (2, Some(3)), (i64::MAX, None)] {
+        for (no, place) in [(1, Some(1_000)), (2, Some(3)), (i64::MAX, None)] {
             let written = db.write_in_one_message(ours, &ADD, &[no.into(), place.into()]).await;
             let written = written.expect("it is written");
             assert_eq!(written.affected, 1);
@@ -252,6 +253,8 @@ async fn what_fails_is_not_kept_and_leaves_the_connection_as_it_was() {
             DEFERRABLE INITIALLY DEFERRED";
         run(&mut connect(&lab.admin).await, deferred).await;
         add(&db, ours, 2, 2).await.expect("it is written");
+        let pid = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'stagesub_app'";
+        let before: i32 = scalar(&mut connect(&lab.admin).await, pid).await;
         for (what, values, code) in [
             (&WRONG, vec![Value::Int(1)], "22012"),
             (&SLOW, vec![Value::Int(1)], "57014"),
@@ -267,7 +270,8 @@ async fn what_fails_is_not_kept_and_leaves_the_connection_as_it_was() {
                 assert_eq!(instruments(&lab, ours).await, placed(&[(1, 1), (2, 2)]));
             }
         }
-        assert_eq!(lab.backends("true").await, 1, "it is the same connection");
+        let after: i32 = scalar(&mut connect(&lab.admin).await, pid).await;
+        assert_eq!(after, before, "it is the same connection");
         let prepared = if bounds == BoundsBy::Session { 5 } else { 0 };
         assert_eq!(session(&db, ours).await.0, prepared, "{bounds:?}");
     }
@@ -407,4 +411,49 @@ async fn of_two_statements_by_one_name_neither_is_taken_for_the_other() {
     let added = add(&db, ours, 2, 2).await.expect("it is written");
     assert_eq!((added.affected, added.rows.len()), (1, 1));
     assert_eq!(instruments(&lab, ours).await, placed(&[(1, 1), (2, 2)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_gives_up_and_a_pooler_that_lost_one_say_nothing_of_the_write() {
+    let proxy = CutProxy::start(Cluster::get().await.admin()).await;
+    let pool = one_connection(BoundsBy::Session);
+    let lab = Lab::start_with(pool).await.through(&proxy, pool);
+    let db = lab.tenants();
+    let [ours, _] = &lab.scopes;
+    let mut kept = Vec::new();
+    for (no, (severity, code)) in
+        (1..).zip([("PANIC", "58030"), ("FATAL", "XX000"), ("FATAL", "08P01"), ("FATAL", "58000")])
+    {
+        proxy.tell(severity, code);
+        let unknown = add(&db, ours, no, 1).await;
+        assert!(matches!(unknown, Err(WriteError::Unknown(_))), "{severity} {code}: {unknown:?}");
+        kept.push((no, 1));
+        assert_eq!(instruments(&lab, ours).await, placed(&kept), "{severity} {code}");
+
+        let mut tx = db.begin(ours, Access::Write).await.expect("it begins");
+        let touch = "UPDATE tenant.instrument SET updated_at = now() WHERE tenant_id = $1";
+        sqlx::query(touch).bind(tx.tenant().as_uuid()).execute(&mut tx).await.expect("it is done");
+        proxy.tell(severity, code);
+        let unknown = tx.commit().await;
+        assert!(matches!(unknown, Err(CommitError::Unknown(_))), "{severity} {code}: {unknown:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_lost_before_anything_was_sent_is_replaced() {
+    let proxy = CutProxy::start(Cluster::get().await.admin()).await;
+    let pool = one_connection(BoundsBy::Session);
+    let lab = Lab::start_with(pool).await.through(&proxy, pool);
+    let db = lab.tenants();
+    let [ours, _] = &lab.scopes;
+    for no in 1..=3 {
+        let tx = db.begin(ours, Access::Read).await.expect("it begins");
+        let cuts = proxy.cuts();
+        proxy.cut_end_of_read();
+        // Nobody waits for the answer, and nobody hears that it does not come.
+        tx.commit().await.expect("it ends");
+        assert_eq!(add(&db, ours, no, 1).await.expect("it is written").affected, 1);
+        assert_eq!(proxy.cuts(), cuts + 1);
+    }
+    assert_eq!(instruments(&lab, ours).await.len(), 3);
 }

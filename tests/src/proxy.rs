@@ -2,8 +2,8 @@
 //! after it had done it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use secrecy::ExposeSecret;
 use sqlx::Row;
@@ -41,9 +41,13 @@ pub struct CutProxy {
 struct Orders {
     /// How many COMMITs pass before the one that is cut; 0: none is.
     countdown: AtomicU32,
-    after: std::sync::atomic::AtomicBool,
+    after: AtomicBool,
     /// How many were cut.
     cuts: AtomicU32,
+    /// Severity and SQLSTATE that the client is told in place of the answer.
+    told: Mutex<Option<(&'static str, &'static str)>>,
+    /// Whether the next end of a read is cut, after it was done.
+    end_of_read: AtomicBool,
 }
 
 impl CutProxy {
@@ -81,6 +85,18 @@ impl CutProxy {
     pub fn cut(&self, cut: Cut, number: u32) {
         self.orders.after.store(cut == Cut::AfterCommit, Ordering::SeqCst);
         self.orders.countdown.store(number, Ordering::SeqCst);
+    }
+
+    /// The next COMMIT is done and cut off, and the client told this error in place of the answer: what a server says
+    /// that gives up, or a pooler of a server that it lost.
+    pub fn tell(&self, severity: &'static str, code: &'static str) {
+        *self.orders.told.lock().expect("nobody panics with it") = Some((severity, code));
+        self.cut(Cut::AfterCommit, 1);
+    }
+
+    /// The next end of a read, for whose answer nobody waits, is done and cut off.
+    pub fn cut_end_of_read(&self) {
+        self.orders.end_of_read.store(true, Ordering::SeqCst);
     }
 
     /// How many COMMITs were cut off so far.
@@ -150,6 +166,10 @@ impl Orders {
         let says_commit = |text: &[u8]| text == b"COMMIT;" || text == b"COMMIT\0";
         // Nor the end of a read, which nobody waits for: it comes when it comes.
         let ends_read = reads && message.get(5..).is_some_and(|text| text.starts_with(b"COMMIT;RESET ALL"));
+        if ends_read && self.end_of_read.swap(false, Ordering::SeqCst) {
+            self.cuts.fetch_add(1, Ordering::SeqCst);
+            return Order::CutAfter;
+        }
         let is_commit = message.first() == Some(&b'Q') && !ends_read && message.windows(7).any(says_commit);
         if !is_commit {
             return Order::Pass;
@@ -189,7 +209,12 @@ where
                     Order::Cut => return Ok(()),
                     Order::CutAfter => {
                         to_server.write_all(message).await?;
-                        return until_committed(&mut from_server, &mut answered).await;
+                        until_committed(&mut from_server, &mut answered).await?;
+                        let told = orders.told.lock().expect("nobody panics with it").take();
+                        return match told {
+                            Some((severity, code)) => to_client.write_all(&error_response(severity, code)).await,
+                            None => Ok(()),
+                        };
                     }
                 }
             }
@@ -215,4 +240,11 @@ async fn until_committed(server: &mut (impl AsyncRead + Unpin), buffer: &mut [u8
             return Ok(());
         }
     }
+}
+
+/// An error as the protocol has it.
+fn error_response(severity: &str, code: &str) -> Vec<u8> {
+    let fields = format!("S{severity}\0V{severity}\0C{code}\0Mit is over\0\0");
+    let length = u32::try_from(fields.len() + 4).expect("a short message");
+    [&b"E"[..], &length.to_be_bytes(), fields.as_bytes()].concat()
 }

@@ -5,8 +5,9 @@
 //! costs one round trip in place of three.
 //!
 //! What is executed was prepared once on the connection, so it is not planned again. Values go into the message's text:
-//! numbers, identifiers, yes and no ([`Value`]). A change that takes a text is an ordinary transaction's. Where sessions are not the connection's own (behind a pooler), or have lost what was
-//! prepared, they stand in the statement itself, and nothing is prepared.
+//! numbers, identifiers, yes and no ([`Value`]). A change that takes a text is an ordinary transaction's. Where
+//! sessions are not the connection's own (behind a pooler), or have lost what was prepared, they stand in the statement
+//! itself, and nothing is prepared.
 //!
 //! No `RESET ALL` ends it, for the reason that it does not end a [read in one message](crate::one_message): what was set
 //! is set `LOCAL`, and the statement is this program's own, of those that read and write rows.
@@ -26,8 +27,8 @@ use crate::one_message::{Heard, Message, checked_name, is_syntax, is_unprepared,
 use crate::patience::Tries;
 use crate::pool::{TenantPool, TxTimeouts, bounds_text};
 
-/// An `INSERT`, `UPDATE`, `DELETE` or `MERGE`, with or without `RETURNING`, that a connection prepares when it first
-/// runs it. `$1` is the tenant, which the scope gives; what follows are [values](Value).
+/// An `INSERT`, `UPDATE`, `DELETE` or `MERGE`, with or without `RETURNING`, alone or behind `WITH`, that a connection
+/// prepares when it first runs it. `$1` is the tenant, which the scope gives; what follows are [values](Value).
 ///
 /// ```
 /// use stagesub_storage::one_write::PreparedWrite;
@@ -147,7 +148,7 @@ const fn highest_parameter(sql: &[u8]) -> usize {
 pub struct Written {
     /// What `RETURNING` brought. The values are text, and decode as any.
     pub rows: Vec<PgRow>,
-    /// How many rows were made, changed or removed.
+    /// How many rows were made, changed or removed; brought, by a statement that only reads.
     pub affected: u64,
 }
 
@@ -212,8 +213,8 @@ impl TenantDb {
 /// # Errors
 /// [`WriteError::Begin`] as [`TenantTx::begin`](crate::tx::TenantTx::begin); [`WriteError::Statement`] when nothing was
 /// kept; [`WriteError::Unknown`] when that is not known: the message holds its own commit, so a connection that breaks
-/// once it was sent, without a word from the server, tells nothing. One that the server ended while it lay idle is
-/// replaced; one that was cut without a word may only show when it is used.
+/// once it was sent, without a word from the server, tells nothing. One that the server ended in good order while it
+/// lay idle is replaced; one that was cut without a word may only show when it is used.
 ///
 /// # Cancel safety
 /// Dropped once it was polled, it is not known whether the change is kept. Nothing else is left of it.
@@ -234,14 +235,15 @@ pub async fn write(
     let literals = literals(tenant, values);
     let timeouts = routed.lease.timeouts();
     let bounds = routed.lease.bounds_to_set();
-    let answer_within = longest(timeouts, routed.lease.answer_within());
+    let (settled_within, answer_within) =
+        (routed.lease.answer_within(), longest(timeouts, routed.lease.answer_within()));
     let mut inline = bounds.is_some();
     loop {
         let (mut borrowed, reused) =
             routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
         routed.tally.connected();
         // The answer that the one before left on its way: whatever is wrong with it, nothing of this was sent.
-        match tokio::time::timeout(answer_within, borrowed.settle()).await {
+        match tokio::time::timeout(settled_within, borrowed.settle()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
                 borrowed.discard();
@@ -250,7 +252,7 @@ pub async fn write(
             }
             Err(_) => {
                 routed.lease.silent();
-                return Err(BeginError::Unavailable(Box::new(Unanswered { within: answer_within })).into());
+                return Err(BeginError::Unavailable(Box::new(Unanswered { within: settled_within })).into());
             }
         }
         let how = if inline {
@@ -383,8 +385,8 @@ fn is_untouched(heard: &Heard, error: &sqlx::Error) -> bool {
     heard.answered == 0 && (unsent || is_server_ending(error))
 }
 
-/// Whether it is PostgreSQL's own word that it ends the session. What else ends one may be a pooler's, which says it of
-/// a server that goes on with what it was sent, and commits.
+/// Whether it is PostgreSQL's own word that it ends the session. Others that end one, 08P01 and the like, may be a
+/// pooler's, which says them of a server that goes on with what it was sent, and commits.
 fn is_server_ending(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("57P01" | "57P02" | "57P03" | "57P05" | IDLE_IN_TRANSACTION))
 }
@@ -529,6 +531,7 @@ mod tests {
             };
             assert_eq!(came(said("57P01")), ended, "{answered}");
             let refused = if answered < begun { Came::NotBegun } else { Came::NotKept };
+            assert_eq!(came(said("42601")), Came::NotKept, "what is no SQL is the statement's fault");
             for code in ["TN001", "23505", "57014", "25P03"] {
                 assert_eq!(came(said(code)), refused, "{answered} {code}");
             }

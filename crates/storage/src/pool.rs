@@ -139,8 +139,8 @@ pub(crate) fn bounds_text(bounds: Option<TxTimeouts>) -> String {
     })
 }
 
-/// Connections to one database, as the application's login. Lent to [`crate::tx::TenantTx`] alone: neither
-/// the pool nor a connection can be taken out of it.
+/// Connections to one database, as the application's login. Lent to [`crate::tx::TenantTx`] and to what is done in one
+/// message alone: neither the pool nor a connection can be taken out of it.
 pub struct TenantPool {
     inner: managed::Pool<Manager>,
     /// Whose turn it is. Its permits are never more than the pool may have connections, so that nobody waits
@@ -465,7 +465,8 @@ impl Borrowed {
         &mut self.object.as_mut().expect("a borrowed connection is present until it is given back").prepared
     }
 
-    /// Takes the answer that the connection still owed.
+    /// Takes the answer that the connection still owed. The driver does so before it sends anything; here an error of
+    /// it is told from one of what is sent next. `flush` is the driver's name for waiting until nothing is outstanding.
     pub(crate) async fn settle(&mut self) -> Result<(), sqlx::Error> {
         let object = self.object.as_mut().expect("a borrowed connection is present until it is given back");
         if object.state == (State::Dirty { owing: true }) {

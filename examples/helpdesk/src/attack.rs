@@ -37,9 +37,11 @@ pub(crate) async fn run(desk: &Service, ground: &Ground) -> Result<ExitCode, Box
     println!("{kit} every table, key and fence, by the kit that comes with the storage");
     // An attack that finds nothing where there is nothing proves nothing.
     let seen = attack.shows("harbor.localhost", &attack.ticket(), None).await?;
+    let removes = attack.removes_its_own().await?;
+    println!("The attacker {} a ticket of its own.", if removes { "removes" } else { "cannot remove" });
     println!("The victim {} the ticket at its own host.", if seen { "sees" } else { "does not see" });
     println!("An administrator, whom no policy holds, sees the tickets of {} customers.", attack.there);
-    if through == 0 && proof.passed() && seen && attack.there == CUSTOMERS.len() {
+    if through == 0 && proof.passed() && seen && removes && attack.there == CUSTOMERS.len() {
         println!("No attack got through.");
         Ok(ExitCode::SUCCESS)
     } else {
@@ -132,6 +134,19 @@ impl Attack {
     async fn removes(&self, host: &str, path: &str) -> Result<bool, Box<dyn Error>> {
         let request = Request::builder().method("DELETE").uri(path).header(header::HOST, host);
         self.answered(request.body(Body::empty())?).await
+    }
+
+    /// Whether a ticket that is the attacker's own goes the way on which the victim's does not.
+    async fn removes_its_own(&self) -> Result<bool, Box<dyn Error>> {
+        let mut tx = self.db.begin(&self.attacker, Access::Write).await?;
+        let own: Uuid = sqlx::query_scalar(
+            "INSERT INTO helpdesk.ticket (tenant_id, subject) VALUES ($1, 'mine') RETURNING id",
+        )
+        .bind(tx.tenant().as_uuid())
+        .fetch_one(&mut tx)
+        .await?;
+        tx.commit().await?;
+        self.removes("nordic.localhost", &format!("/tickets/{own}")).await
     }
 
     async fn shows_with_headers(&self, host: &str, path: &str) -> Result<bool, Box<dyn Error>> {

@@ -107,7 +107,8 @@ async fn comment(
     Ok(StatusCode::CREATED)
 }
 
-/// Removes a ticket, with what was said about it: one statement, so one message begins it, carries it out and commits.
+/// Removes a ticket, with what was said about it: one statement, so one message begins it, carries it out and commits
+/// it.
 async fn remove(
     State(db): State<TenantDb>,
     scope: TenantScope,

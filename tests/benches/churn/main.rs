@@ -21,7 +21,6 @@ mod stage;
 
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
 use rand::distr::weighted::WeightedIndex;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -33,10 +32,11 @@ use stagesub_tests::bench::{load as machine_load, runtime};
 use load::{Load, Way};
 use miss::Misses;
 use stage::Stage;
+use tikv_jemallocator::Jemalloc;
 
 /// The product's.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Databases that are somebody's own: more than twice the slots, so that asking for each in turn always misses.
 const REAL: usize = 128;

@@ -1,8 +1,8 @@
 //! What isolation costs: reads and writes of one tenant, fenced and not, near and far.
 //!
 //! The read is the product's list of musicians, a page of 20, with its qualifications; the write changes where a
-//! musician lives. Everybody uses the same tables, columns and policies, and reads the rows' values. Who has no tenancy works in sessions that are bound to
-//! one tenant for good, as if there were no other.
+//! musician lives. Everybody uses the same tables, columns and policies, and reads the rows' values. Who has no tenancy
+//! works in sessions that are bound to one tenant for good, as if there were no other.
 //!
 //! `cargo bench -p stagesub-tests --bench data_path`; with `-- quick` in a tenth of the time, to see that it runs.
 
@@ -11,10 +11,10 @@ mod shapes;
 
 use std::time::Duration;
 
-use mimalloc::MiMalloc;
 use stagesub_tests::bench::ground::Ground;
 use stagesub_tests::bench::rounds::{Candidate, Cell, Rounds, interleaved, warm};
 use stagesub_tests::bench::{load, network, runtime};
+use tikv_jemallocator::Jemalloc;
 
 use candidates::{
     CLASSIC_READ, CLASSIC_WRITE, DEFAULT_READ, DEFAULT_WRITE, FENCED_READ, FENCED_WRITE, HOT_READ, HOT_WRITE,
@@ -23,7 +23,7 @@ use candidates::{
 
 /// The product's.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Connections of every pool.
 const CONNECTIONS: u32 = 12;

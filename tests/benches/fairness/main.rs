@@ -17,19 +17,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use mimalloc::MiMalloc;
 use serde_json::json;
 use stagesub_server::config::{ConnectionSettings, PoolShares};
 use stagesub_server::routes::build_router;
 use stagesub_server::serving::{Stop, bind, serve_within};
 use stagesub_tests::bench::load;
 use stagesub_tests::{Frozen, Kept, Orchestra, TestPlatform};
+use tikv_jemallocator::Jemalloc;
 
 use crate::client::{Client, Looker, Ways};
 
 /// The product's.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// The others: in the shared database, and in databases of their own.
 const SHARED: usize = 6;

@@ -19,6 +19,8 @@ use crate::timeline::Timeline;
 
 /// Waits that are told one by one.
 const LONG: Duration = Duration::from_millis(60);
+/// In what the neighbours' rate is told over the whole run.
+const WINDOW: Duration = Duration::from_secs(15);
 /// Before anything is measured: pools and caches fill.
 const WARMING: Duration = Duration::from_secs(3);
 
@@ -112,15 +114,20 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
             crate::ms(longest.unwrap_or_default())
         );
     }
+    for from in windows(began, ended) {
+        let window = (from, from + WINDOW);
+        println!(
+            "large: {:.0} s: {}: the neighbours' rate {:.2}",
+            (from - began).as_secs_f64(),
+            states(&driving, &ids, window),
+            rate(&theirs, &[window]) / large.others[0]
+        );
+    }
     for (from, waited) in history.waits(LONG) {
-        let state = MoveState::ALL.into_iter().find(|state| {
-            let spans = ids.iter().filter_map(|id| driving.registry.during(*id, *state));
-            spans.into_iter().any(|(begins, ends)| from <= ends && from + waited >= begins)
-        });
         println!(
             "large: {:.1} s: {}: a client waited {:.1} ms",
             (from - began).as_secs_f64(),
-            state.map_or("no move", MoveState::as_str),
+            states(&driving, &ids, (from, from + waited)),
             crate::ms(waited)
         );
     }
@@ -170,6 +177,22 @@ pub(crate) async fn small(
 fn pauses(driving: &Driving, ids: &[MoveId], history: &History) -> Vec<Duration> {
     let cutovers = ids.iter().flat_map(|id| driving.registry.cutovers(*id));
     cutovers.map(|cutover| history.longest_within(cutover.from, cutover.to)).collect()
+}
+
+/// Whole windows between two moments: when each begins.
+fn windows(began: Instant, ended: Instant) -> impl Iterator<Item = Instant> {
+    std::iter::successors(Some(began), |from| Some(*from + WINDOW))
+        .take_while(move |from| *from + WINDOW <= ended)
+}
+
+/// What the moves were doing meanwhile.
+fn states(driving: &Driving, ids: &[MoveId], (from, to): (Instant, Instant)) -> String {
+    let during = |state: &MoveState| {
+        let spans = ids.iter().filter_map(|id| driving.registry.during(*id, *state));
+        spans.into_iter().any(|(begins, ends)| from <= ends && to >= begins)
+    };
+    let seen: Vec<&str> = MoveState::ALL.into_iter().filter(during).map(MoveState::as_str).collect();
+    if seen.is_empty() { "no move".to_owned() } else { seen.join(", ") }
 }
 
 const fn place(ground: &Ground, side: Side) -> &Place {
