@@ -171,10 +171,10 @@ impl TenantDb {
     /// Changes the scope's tenant by one statement, in one message, wherever its data is now.
     ///
     /// # Errors
-    /// As [`write`]; [`BeginError::Moved`] only when the time was up, as where a transaction begins.
+    /// As [`write()`]; [`BeginError::Moved`] only when the time was up, as where a transaction begins.
     ///
     /// # Cancel safety
-    /// As [`write`].
+    /// As [`write()`].
     pub async fn write_in_one_message(
         &self,
         scope: &TenantScope,
