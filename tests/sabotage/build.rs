@@ -3,7 +3,8 @@
 use std::path::Path;
 
 /// The sources, without the tests at their foot: those are storage's.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
+    "bounds",
     "deadline",
     "error",
     "factory",

@@ -152,15 +152,17 @@ impl TenantDb {
         loop {
             let routed = self.router.lease(scope).await?;
             match TenantTx::begin(routed, scope, access).await {
-                Err(BeginError::Moved) => {
-                    self.router.forget(scope.tenant_id());
-                    if !tries.another().await {
-                        return Err(BeginError::Moved);
-                    }
-                }
+                Err(BeginError::Moved) if self.again(scope, &mut tries).await => {}
                 other => return other,
             }
         }
+    }
+
+    /// After a database refused to serve the scope's tenant, before anything was done: what was known of its placement
+    /// is forgotten, and the next try is due. False: the time is up.
+    pub(crate) async fn again(&self, scope: &TenantScope, tries: &mut Tries) -> bool {
+        self.router.forget(scope.tenant_id());
+        tries.another().await
     }
 }
 

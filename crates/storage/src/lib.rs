@@ -74,6 +74,7 @@
 //!   transaction, a default database.
 
 pub mod adopt;
+mod bounds;
 pub mod catalogue;
 pub mod databases;
 mod deadline;

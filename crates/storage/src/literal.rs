@@ -1,7 +1,8 @@
 //! Values as SQL text: what a message without parameters is made of besides fixed text.
 //!
-//! Whole numbers, identifiers, and yes or no. A text is none of them, and neither are bytes: what stands in a message is seen by
-//! whoever has the same login, in `pg_stat_activity`, and by whoever reads the server's log of failed statements.
+//! Whole numbers, identifiers, and yes or no. A text is none of them, and neither are bytes: what stands in a message
+//! is seen by whoever has the same login, in `pg_stat_activity`, and by whoever reads the server's log of failed
+//! statements.
 
 use uuid::Uuid;
 

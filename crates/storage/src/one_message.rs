@@ -21,11 +21,12 @@ use sqlx::{AssertSqlSafe, Either, Executor as _};
 use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, PlacementEpoch, TenantId, TenantScope};
 
+use crate::bounds::{TxTimeouts, milliseconds};
 use crate::deadline::Unanswered;
 use crate::error::{Failure, begin_error, classify, is_dead, sqlstate};
 use crate::factory::TenantDb;
 use crate::patience::Tries;
-use crate::pool::{Borrowed, TenantPool, TxTimeouts, milliseconds};
+use crate::pool::{Borrowed, TenantPool};
 
 /// How much later than the server's own bound an answer may come. Such a read is short: the server has as long for
 /// it as any begin may take, and one that lies frozen is told apart from one that is slow.
@@ -153,12 +154,7 @@ impl TenantDb {
         loop {
             let routed = self.router.lease(scope).await.map_err(BeginError::from)?;
             match read(routed, scope, what, numbers).await {
-                Err(ReadError::Begin(BeginError::Moved)) => {
-                    self.router.forget(scope.tenant_id());
-                    if !tries.another().await {
-                        return Err(BeginError::Moved.into());
-                    }
-                }
+                Err(ReadError::Begin(BeginError::Moved)) if self.again(scope, &mut tries).await => {}
                 other => return other,
             }
         }

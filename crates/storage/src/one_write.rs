@@ -19,13 +19,14 @@ use sqlx::postgres::PgRow;
 use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, BoxError, PlacementEpoch, TenantId, TenantScope};
 
+use crate::bounds::{TxTimeouts, bounds_text};
 use crate::deadline::Unanswered;
 use crate::error::{IDLE_IN_TRANSACTION, begin_error, is_dead, leaves_open, sqlstate};
 use crate::factory::TenantDb;
 use crate::literal::Value;
 use crate::one_message::{Heard, Message, checked_name, is_syntax, is_unprepared, send, stays_in_brackets};
 use crate::patience::Tries;
-use crate::pool::{TenantPool, TxTimeouts, bounds_text};
+use crate::pool::TenantPool;
 
 /// An `INSERT`, `UPDATE`, `DELETE` or `MERGE`, with or without `RETURNING`, alone or behind `WITH`, that a connection
 /// prepares when it first runs it. `$1` is the tenant, which the scope gives; what follows are [values](Value).
@@ -185,13 +186,7 @@ impl TenantDb {
         loop {
             let routed = self.router.lease(scope).await.map_err(BeginError::from)?;
             match write(routed, scope, what, values).await {
-                // It was refused by the fence, before anything was done.
-                Err(WriteError::Begin(BeginError::Moved)) => {
-                    self.router.forget(scope.tenant_id());
-                    if !tries.another().await {
-                        return Err(BeginError::Moved.into());
-                    }
-                }
+                Err(WriteError::Begin(BeginError::Moved)) if self.again(scope, &mut tries).await => {}
                 other => return other,
             }
         }

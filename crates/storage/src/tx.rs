@@ -12,10 +12,11 @@ use sqlx::{AssertSqlSafe, Either, Execute, Executor, Postgres, Row as _, SqlStr}
 use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, Tally, TenantId, TenantScope};
 
+use crate::bounds::{TxTimeouts, bounds_text};
 use crate::deadline::{self, Unanswered};
 use crate::error::{CommitError, begin_error, is_dead, leaves_open};
 use crate::metered::Metered;
-use crate::pool::{Borrowed, TenantPool, TxTimeouts, bounds_text};
+use crate::pool::{Borrowed, TenantPool};
 use crate::statement::Statement;
 
 /// One transaction on one tenant's data.

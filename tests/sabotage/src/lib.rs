@@ -7,6 +7,11 @@
 
 use stagesub_storage::{identity, logins};
 
+/// Bounds within one transaction.
+pub mod bounds {
+    include!(concat!(env!("OUT_DIR"), "/bounds.rs"));
+}
+
 /// Bounds on the client's side.
 pub mod deadline {
     include!(concat!(env!("OUT_DIR"), "/deadline.rs"));

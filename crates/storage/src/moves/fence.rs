@@ -28,8 +28,8 @@ use stagesub_tenancy::{PlacementEpoch, TenantId};
 
 use super::change_log;
 use super::session::flush_commits;
+use crate::bounds::milliseconds;
 use crate::error::{LOCK_NOT_AVAILABLE, sqlstate};
-use crate::pool::milliseconds;
 
 /// Namespace of tenants' locks among the server's advisory locks, as `app.enter` has it.
 const LOCKS: i64 = 7;
