@@ -15,7 +15,7 @@ use stagesub_tenancy::{AccessRefusal, BeginError, OpenError, ResolveError, Route
 use utoipa::ToSchema;
 
 tokio::task_local! {
-    /// The id of the request that is being answered, set around every request by the route table.
+    /// The id of the request that is being answered, set around every request where its span is opened.
     pub static REQUEST_ID: String;
 }
 

@@ -10,8 +10,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use stagesub_tenancy::http::{ClientAddr, PeerAddr, TenantLayer, client_address};
 use stagesub_tenancy::{Addressed, Host};
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
@@ -22,7 +23,7 @@ use crate::handlers::{
     platform_usage, platform_users, positions, projects, tenant, users,
 };
 use crate::openapi::ApiDoc;
-use crate::problem::{self, Problem};
+use crate::problem::Problem;
 use crate::state::AppState;
 use crate::telemetry::request::{note_route, note_tenant, observe};
 
@@ -103,26 +104,26 @@ pub fn build_router(state: AppState) -> Router {
         state.trusted_proxies.clone(),
         Arc::new(|error| Problem::from(error).into_response()),
     );
-    let addressed = addressed(api())
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(state.clone(), redirect_www))
-        .layer(tenants)
-        .layer(middleware::from_fn_with_state(state.clone(), limit_address));
-    Router::new()
-        .merge(probes())
-        .fallback_service(addressed.with_state(state.clone()))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(deadline::within))
-        .layer(middleware::from_fn(peer))
-        .layer(CatchPanicLayer::custom(|_| Problem::internal("a handler panicked").into_response()))
-        .layer(middleware::from_fn_with_state(state.clone(), observe))
-        .layer(middleware::from_fn(with_request_id))
-        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+    // Each `layer` of a router boxes what it wraps, and every request clones all boxes below: so one for each.
+    let addressed =
+        addressed(api()).fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
+            ServiceBuilder::new()
+                .layer(middleware::from_fn_with_state(state.clone(), limit_address))
+                .layer(tenants)
+                .layer(middleware::from_fn_with_state(state.clone(), redirect_www)),
+        );
+    let around = ServiceBuilder::new()
+        .map_response(safe_headers)
+        .map_request(drop_foreign_request_id)
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-        .layer(middleware::from_fn(drop_foreign_request_id))
-        .layer(middleware::map_response(safe_headers))
-        .with_state(state)
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(middleware::from_fn_with_state(state.clone(), observe))
+        .layer(CatchPanicLayer::custom(|_| Problem::internal("a handler panicked").into_response()))
+        .map_request(peer)
+        .layer(middleware::from_fn(deadline::within))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
+    let addressed = addressed.with_state(state.clone());
+    Router::new().merge(probes()).fallback_service(addressed).layer(around).with_state(state)
 }
 
 async fn not_found() -> Problem {
@@ -134,12 +135,12 @@ async fn method_not_allowed() -> Problem {
 }
 
 /// The peer's address for the tenant layer, which knows no axum.
-async fn peer(mut request: Request, next: Next) -> Response {
+fn peer(mut request: Request) -> Request {
     if let Some(ConnectInfo(address)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
         let peer = PeerAddr(address.ip());
         request.extensions_mut().insert(peer);
     }
-    next.run(request).await
+    request
 }
 
 /// Before the host is looked up, which may cost a question to the registry.
@@ -154,20 +155,9 @@ async fn limit_address(State(state): State<AppState>, request: Request, next: Ne
 }
 
 /// A request's id is ours; one that a client sends is kept out of logs and audit.
-async fn drop_foreign_request_id(mut request: Request, next: Next) -> Response {
+fn drop_foreign_request_id(mut request: Request) -> Request {
     request.headers_mut().remove(REQUEST_ID);
-    next.run(request).await
-}
-
-/// Lets problems name the request they answer.
-async fn with_request_id(request: Request, next: Next) -> Response {
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
-    problem::REQUEST_ID.scope(id, next.run(request)).await
+    request
 }
 
 async fn redirect_www(State(state): State<AppState>, request: Request, next: Next) -> Response {
@@ -193,7 +183,7 @@ async fn redirect_www(State(state): State<AppState>, request: Request, next: Nex
     Redirect::permanent(&format!("//{authority}{path}")).into_response()
 }
 
-async fn safe_headers(mut response: Response) -> Response {
+fn safe_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -17,6 +17,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span, record_all};
 
 use crate::metrics::{Metrics, UNMATCHED};
+use crate::problem::REQUEST_ID;
 use crate::state::AppState;
 
 /// What is known of a request by and by. An extension of the request.
@@ -26,9 +27,15 @@ struct Noted {
 }
 
 /// Opens the span around everything that a request passes through, and closes it with what came of it: also when the
-/// client goes away.
+/// client goes away. Problems can name the request that they answer.
 pub(crate) async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    let span = open(&request);
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    let span = open(&request, &id);
     #[cfg(feature = "otel")]
     super::otel::adopt(&span, &request, &state.trusted_proxies);
     let noted = Arc::new(Noted { span: span.clone(), route: OnceLock::new() });
@@ -44,7 +51,8 @@ pub(crate) async fn observe(State(state): State<AppState>, mut request: Request,
     // Probes are found before this; all other routes are noted further inside.
     note_matched(&noted, &request);
     request.extensions_mut().insert(noted);
-    let response = gather(sums, next.run(request)).instrument(span).await;
+    let answering = REQUEST_ID.scope(id, gather(sums, next.run(request)));
+    let response = answering.instrument(span).await;
     ending.status = Some(response.status());
     response
 }
@@ -74,12 +82,7 @@ fn note_matched(noted: &Noted, request: &Request) {
     }
 }
 
-fn open(request: &Request) -> Span {
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or_default();
+fn open(request: &Request, id: &str) -> Span {
     info_span!(
         "request",
         http.request.method = %request.method(),
