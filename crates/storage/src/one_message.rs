@@ -21,7 +21,7 @@ use sqlx::{AssertSqlSafe, Either, Executor as _};
 use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, PlacementEpoch, TenantId, TenantScope};
 
-use crate::bounds::{TxTimeouts, milliseconds};
+use crate::bounds::milliseconds;
 use crate::deadline::Unanswered;
 use crate::error::{Failure, begin_error, classify, is_dead, sqlstate};
 use crate::factory::TenantDb;
@@ -194,15 +194,16 @@ pub async fn read(
     if routed.located.tenant != tenant {
         return Err(BeginError::Unavailable("the pool was leased for another tenant".into()).into());
     }
-    let mut timeouts = routed.lease.timeouts();
-    timeouts.statement = timeouts.statement.min(routed.lease.answer_within());
+    // The session may have a longer one.
+    let statement = routed.lease.timeouts().statement.min(routed.lease.answer_within());
+    let lock = routed.lease.bounds_to_set().map(|bounds| bounds.lock);
     let answer_within = routed.lease.answer_within().saturating_add(ON_ITS_WAY);
     loop {
         let (mut borrowed, reused) =
             routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
         routed.tally.connected();
         let prepares = borrowed.prepared().will_have((what.name, what.sql));
-        let message = Message::new(tenant, routed.located.epoch, timeouts, what, numbers, prepares);
+        let message = Message::new(tenant, routed.located.epoch, (statement, lock), what, numbers, prepares);
         let mut heard = Heard::default();
         let mut asking = routed.tally.asks();
         let sent = tokio::time::timeout(answer_within, send(&mut borrowed, &message, &mut heard)).await;
@@ -274,12 +275,13 @@ pub(crate) struct Heard {
 }
 
 impl Message {
-    /// Bounds as any transaction has them, but for pauses: there are none between the statements of one message. The
-    /// plan is made once: with one made for each number the planner would cost more than the read.
+    /// Bounded in its statements and, where the session is not, in its waits for locks; not in pauses, since there are
+    /// none between the statements of one message. The plan is made once: with one made for each number the planner
+    /// would cost more than the read.
     fn new(
         tenant: TenantId,
         epoch: PlacementEpoch,
-        timeouts: TxTimeouts,
+        (statement, lock): (Duration, Option<Duration>),
         what: &PreparedRead,
         numbers: &[i64],
         prepares: bool,
@@ -288,13 +290,15 @@ impl Message {
         let mut text = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
              SET LOCAL app.tenant_id='{tenant}';\
-             SET LOCAL statement_timeout={};\
-             SET LOCAL lock_timeout={};\
-             SET LOCAL plan_cache_mode=force_generic_plan;",
-            milliseconds(timeouts.statement),
-            milliseconds(timeouts.lock),
+             SET LOCAL plan_cache_mode=force_generic_plan;\
+             SET LOCAL statement_timeout={};",
+            milliseconds(statement),
         );
-        let prepare_at = 5;
+        if let Some(lock) = lock {
+            write!(text, "SET LOCAL lock_timeout={};", milliseconds(lock))
+                .expect("a String takes every text");
+        }
+        let prepare_at = 4 + usize::from(lock.is_some());
         if prepares {
             // The epoch as well.
             let types = ",bigint".repeat(what.numbers + 1);
@@ -357,32 +361,32 @@ mod tests {
     const READ: PreparedRead =
         PreparedRead::new("hot", "SELECT no FROM t WHERE tenant_id = $1 AND no > $2 LIMIT $3", 2);
 
-    fn message(prepares: bool) -> Message {
+    fn message(lock: Option<u64>, prepares: bool) -> Message {
         let tenant = "01932c07-0000-7000-8000-000000000001".parse().unwrap();
-        let timeouts = TxTimeouts {
-            statement: Duration::from_secs(15),
-            lock: Duration::from_millis(50),
-            idle: Duration::from_secs(30),
-        };
-        Message::new(tenant, PlacementEpoch(7), timeouts, &READ, &[-3, 21], prepares)
+        let bounds = (Duration::from_secs(15), lock.map(Duration::from_millis));
+        Message::new(tenant, PlacementEpoch(7), bounds, &READ, &[-3, 21], prepares)
     }
 
     #[test]
     fn the_message_is_made_of_a_uuid_and_integers_only() {
-        assert_eq!(
-            message(false).text,
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
-             SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
-             SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=50;\
-             SET LOCAL plan_cache_mode=force_generic_plan;\
-             EXECUTE hot('01932c07-0000-7000-8000-000000000001',-3,21,7);COMMIT"
-        );
+        for (lock, bound) in [(None, ""), (Some(50), "SET LOCAL lock_timeout=50;")] {
+            assert_eq!(
+                message(lock, false).text,
+                format!(
+                    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
+                     SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
+                     SET LOCAL plan_cache_mode=force_generic_plan;\
+                     SET LOCAL statement_timeout=15000;{bound}\
+                     EXECUTE hot('01932c07-0000-7000-8000-000000000001',-3,21,7);COMMIT"
+                )
+            );
+        }
     }
 
     #[test]
     fn rows_are_looked_for_where_execute_stands() {
-        for prepares in [true, false] {
-            let message = message(prepares);
+        for (lock, prepares) in [(None, true), (None, false), (Some(50), true), (Some(50), false)] {
+            let message = message(lock, prepares);
             let statements: Vec<&str> = message.text.split(';').collect();
             assert!(statements[message.execute_at].starts_with("EXECUTE hot("), "{statements:?}");
             assert_eq!(statements.len(), message.execute_at + 2);
