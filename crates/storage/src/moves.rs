@@ -25,7 +25,8 @@
 //!   before anything is made.
 //! - Row-level security is switched off on every session, so a login that is bound to policies meets an error and never
 //!   a copy without rows.
-//! - Memory does not grow with the tenant: a copy holds one block and one row per stream, a comparison one chunk of keys.
+//! - Memory does not grow with the tenant: a stream of a copy holds a few blocks and one row, a comparison one chunk of keys.
+//!   What a copy has read ahead lies in files, and is bounded.
 
 pub mod apply;
 pub mod change_log;

@@ -24,7 +24,7 @@ const SHOPS: [&str; 3] =
     [r#""Odd ""Shop".account"#, r#""Odd ""Shop"."A; hard one""#, r#""Odd ""Shop".one_row"#];
 
 fn streams(number: usize) -> CopySettings {
-    CopySettings { streams: NonZeroUsize::new(number).unwrap(), pace: Pace::unlimited() }
+    CopySettings { streams: NonZeroUsize::new(number).unwrap(), ..CopySettings::default() }
 }
 
 async fn open<'p>(
@@ -125,6 +125,30 @@ async fn what_is_written_after_the_snapshot_is_not_in_the_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_snapshot_is_let_go_before_everything_is_written() {
+    let [moved] = tenants();
+    let pair = Pair::with_shop(&[moved]).await;
+    let plan = pair.plan().await;
+    let before = pair.rows(false, SHOPS[1], moved).await;
+    // Some 180 kB are read in half a second, and written in four.
+    let slow = CopySettings { pace: Pace::bytes_per_second(NonZeroU64::new(40_000).unwrap()), ..streams(2) };
+    let (holder, copy) = open(&pair, &plan, moved, &slow).await;
+    holder.close().await.unwrap();
+    let told = progress();
+    let mut copying = std::pin::pin!(copy.run(&told));
+    tokio::select! {
+        done = copying.as_mut() => panic!("it was written before it was read: {done:?}"),
+        () = pair.readers_are_gone() => {}
+    }
+    assert!(told.borrow().tables.iter().any(|table| !table.done));
+    assert_eq!(pair.rows(true, SHOPS[1], moved).await, [""; 0]);
+    pair.on_source(&format!(r#"DELETE FROM "Odd ""Shop"."A; hard one" WHERE tenant_id = '{moved}'"#)).await;
+    let done = copying.await.unwrap();
+    assert_eq!(done.rows(), 504);
+    assert!(pair.rows(true, SHOPS[1], moved).await == before, "what was read is what is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_was_dropped_leaves_no_session_and_is_begun_again() {
     let [moved, there] = tenants();
     let pair = Pair::with_shop(&[moved]).await;
@@ -203,12 +227,14 @@ async fn rows_that_get_lost_on_the_way_are_noticed() {
         ALTER TABLE "Odd ""Shop"."A; hard one" ADD CHECK (name <> 'many 300')"#,
     )
     .await;
-    let (_holder, copy) = open(&pair, &plan, moved, &streams(2)).await;
-    let refused = copy.run(&told).await.unwrap_err();
-    assert!(
-        matches!(&refused, CopyError::Target { table, .. } if table.name == "A; hard one"),
-        "{refused:?}"
-    );
+    for pace in [Pace::unlimited(), Pace::bytes_per_second(NonZeroU64::new(10_000_000).unwrap())] {
+        let (_holder, copy) = open(&pair, &plan, moved, &CopySettings { pace, ..streams(2) }).await;
+        let refused = copy.run(&told).await.unwrap_err();
+        assert!(
+            matches!(&refused, CopyError::Target { table, .. } if table.name == "A; hard one"),
+            "{refused:?}"
+        );
+    }
 }
 
 /// Two databases on a server of their own, where roles may be changed.

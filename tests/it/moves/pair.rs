@@ -196,9 +196,14 @@ impl Pair {
 
     /// The move's sessions on both sides, which are on one server.
     pub(crate) async fn sessions(&self) -> i64 {
+        self.sessions_for("", &mut connect(&self.source_admin).await).await
+    }
+
+    /// Those that do something.
+    async fn sessions_for(&self, what: &str, conn: &mut PgConnection) -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, $1)")
-            .bind(application_prefix(self.move_id))
-            .fetch_one(&mut connect(&self.source_admin).await)
+            .bind(format!("{}{what}", application_prefix(self.move_id)))
+            .fetch_one(conn)
             .await
             .unwrap()
     }
@@ -206,6 +211,14 @@ impl Pair {
     /// Waits for that. What they read is counted by then.
     pub(crate) async fn sessions_are_gone(&self) {
         while self.sessions().await > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until nobody reads for a copy.
+    pub(crate) async fn readers_are_gone(&self) {
+        let mut conn = connect(&self.source_admin).await;
+        while self.sessions_for("copy-out", &mut conn).await > 0 {
             tokio::task::yield_now().await;
         }
     }

@@ -80,13 +80,13 @@ pub struct MoveStartArgs {
     pub json: bool,
 }
 
-/// How fast rows are read.
+/// How fast rows are copied and compared.
 #[derive(Debug, Args)]
 pub struct PaceArgs {
-    /// Megabytes that may be read a second, 1 to 4000 [default: 6].
+    /// Megabytes that may be copied or compared a second, 1 to 4000 [default: 6].
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(1..=4000), conflicts_with = "unpaced")]
     pub pace: Option<u32>,
-    /// Read as many as there are; the neighbours notice.
+    /// As many as there are; the neighbours notice.
     #[arg(long)]
     pub unpaced: bool,
 }

@@ -1,22 +1,30 @@
 //! The rows of one tenant, as one snapshot has them, streamed from the source into the target.
 //!
-//! Each stream reads a table with `COPY (SELECT ...) TO STDOUT` inside the snapshot and writes it with `COPY ... FROM
-//! STDIN`, both in Postgres's binary format, which is passed on as it comes. Several streams take the tables in turns; while the target
-//! checks foreign keys, a table waits until those its rows refer to are there.
+//! ```text
+//! source, in the snapshot -> COPY (SELECT ...) TO STDOUT -> Ahead, Pieces -> COPY ... FROM STDIN -> target
+//! ```
+//!
+//! Both are in Postgres's binary format, which is passed on as it comes. Several streams take the tables in turns; while
+//! the target checks foreign keys, a table waits until those its rows refer to are there. Where there is a pace, writing
+//! keeps to it and reading runs ahead, so that the snapshot is let go long before everything is written.
 //!
 //! A table is written in one transaction of its own, which is committed if the target took as many rows as the source
 //! sent. So whatever interrupts a copy, a table is there whole or not at all; the next copy begins with [`purge`]. What the
 //! target holds afterwards is for [`verify`](super::verify) to say.
 
+mod ahead;
 mod block;
 mod pipe;
 mod purge;
 mod queue;
 mod rows;
 
-use std::num::NonZeroUsize;
+use std::io;
+use std::num::{NonZeroU64, NonZeroUsize};
 
-use futures::future::try_join_all;
+use futures::TryStreamExt as _;
+use futures::future::{try_join, try_join_all};
+use futures::stream::FuturesUnordered;
 use sqlx::AssertSqlSafe;
 use stagesub_tenancy::TenantId;
 use tokio::sync::watch;
@@ -27,23 +35,36 @@ use crate::moves::plan::{Checks, MovePlan, TablePlan};
 use crate::moves::session::{MoverSession, SessionError, Site};
 use crate::roles::quote;
 
-use pipe::{Statements, pipe};
+use ahead::{Ahead, Piece, Pieces, ahead};
+use pipe::{PipeError, Statements};
 use queue::Queue;
 
+pub use ahead::SpillRoom;
 pub use purge::purge;
+
+/// Reading ahead is so many times as fast as writing, unless that were more than [`READ_AHEAD_AT_MOST`].
+const READ_AHEAD: NonZeroU64 = NonZeroU64::new(8).expect("not zero");
+/// Bytes a second above which reading is not faster than writing.
+const READ_AHEAD_AT_MOST: NonZeroU64 = NonZeroU64::new(48_000_000).expect("not zero");
 
 /// How a copy goes.
 #[derive(Debug, Clone)]
 pub struct CopySettings {
     /// How many tables are copied at once, each over two connections of its own.
     pub streams: NonZeroUsize,
-    /// How fast all of them together may be.
+    /// How fast all of them together may write. With a pace they read ahead.
     pub pace: Pace,
+    /// Where what is ahead may lie.
+    pub spill: SpillRoom,
 }
 
 impl Default for CopySettings {
     fn default() -> Self {
-        Self { streams: NonZeroUsize::MIN.saturating_add(1), pace: Pace::unlimited() }
+        Self {
+            streams: NonZeroUsize::MIN.saturating_add(1),
+            pace: Pace::unlimited(),
+            spill: SpillRoom::default(),
+        }
     }
 }
 
@@ -80,6 +101,15 @@ pub enum CopyError {
         /// Why.
         #[source]
         source: sqlx::Error,
+    },
+    /// What was read ahead could not be read back.
+    #[error("what was read of {table} and kept in a file could not be read back")]
+    Spilled {
+        /// Which table.
+        table: TableName,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// What the source sent is not what a binary copy of these columns looks like.
     #[error("what came of {table} is no copy of its rows: {what}")]
@@ -143,6 +173,7 @@ pub struct TenantCopy<'p> {
     plan: &'p MovePlan,
     tenant: TenantId,
     pace: Pace,
+    spill: SpillRoom,
     streams: Vec<Stream>,
 }
 
@@ -192,7 +223,8 @@ impl CopyStreams {
     ) -> Result<TenantCopy<'p>, CopyError> {
         let begin = begin_in(snapshot)?;
         try_join_all(self.0.iter_mut().map(|stream| stream.enter(&begin))).await?;
-        Ok(TenantCopy { plan, tenant, pace: settings.pace.clone(), streams: self.0 })
+        let (pace, spill) = (settings.pace.clone(), settings.spill.clone());
+        Ok(TenantCopy { plan, tenant, pace, spill, streams: self.0 })
     }
 }
 
@@ -231,13 +263,18 @@ impl<'p> TenantCopy<'p> {
             purge(&mut first.target, self.plan, self.tenant).await?;
         }
         let queue = Queue::new(self.plan.tables.iter().map(|table| table.parents.clone()).collect());
-        let shared =
-            Shared { queue: &queue, plan: self.plan, tenant: self.tenant, pace: &self.pace, progress };
-        try_join_all(self.streams.iter_mut().map(|stream| stream.run(&shared))).await?;
-        for stream in self.streams {
-            stream.source.close().await;
-            stream.target.close().await;
-        }
+        let shared = Shared {
+            queue: &queue,
+            plan: self.plan,
+            tenant: self.tenant,
+            reads: &self.pace.faster(READ_AHEAD, READ_AHEAD_AT_MOST),
+            writes: &self.pace,
+            spill: self.pace.is_limited().then_some(&self.spill),
+            progress,
+        };
+        let streams: FuturesUnordered<_> =
+            self.streams.into_iter().map(|stream| stream.run(&shared)).collect();
+        streams.try_collect::<()>().await?;
         Ok(progress.borrow().clone())
     }
 
@@ -253,7 +290,10 @@ struct Shared<'c> {
     queue: &'c Queue,
     plan: &'c MovePlan,
     tenant: TenantId,
-    pace: &'c Pace,
+    reads: &'c Pace,
+    writes: &'c Pace,
+    /// None: nothing is read ahead.
+    spill: Option<&'c SpillRoom>,
     progress: &'c watch::Sender<CopyProgress>,
 }
 
@@ -275,33 +315,92 @@ impl Stream {
     }
 
     /// Takes one table after the other, until none is left.
-    async fn run(&mut self, shared: &Shared<'_>) -> Result<(), CopyError> {
-        while let Some(place) = shared.queue.next().await {
-            self.table(&shared.plan.tables[place], place, shared).await?;
-            shared.queue.done(place);
-        }
+    async fn run(self, shared: &Shared<'_>) -> Result<(), CopyError> {
+        let Self { source, mut target } = self;
+        let (ahead, mut pieces) = ahead(shared.spill.cloned());
+        try_join(shared.read(source, ahead), shared.write(&mut target, &mut pieces)).await?;
+        target.close().await;
         Ok(())
     }
+}
 
-    async fn table(&mut self, table: &TablePlan, place: usize, shared: &Shared<'_>) -> Result<(), CopyError> {
-        let statements = Statements::of(table, shared.tenant);
+impl Shared<'_> {
+    /// Reads until each table was given to one of the streams, and lets the snapshot go.
+    async fn read(&self, mut source: MoverSession, mut ahead: Ahead) -> Result<(), CopyError> {
+        let mut last = None;
+        while let Some(place) = self.next(last).await {
+            let table = &self.plan.tables[place];
+            let failed = |error: PipeError| error.of(&table.name);
+            ahead.put(Piece::Table(place)).await.map_err(|gone| failed(gone.into()))?;
+            let statements = Statements::of(table, self.tenant);
+            pipe::read(source.conn(), &statements, self.reads, &mut ahead).await.map_err(failed)?;
+            last = Some(place);
+        }
+        source.close().await;
+        match (ahead.finish().await, last) {
+            (Err(gone), Some(place)) => Err(PipeError::from(gone).of(&self.plan.tables[place].name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next table for a stream that has read this one before.
+    async fn next(&self, last: Option<usize>) -> Option<usize> {
+        if self.spill.is_some() {
+            return self.queue.next_to_read();
+        }
+        // Another stream may have time for it sooner.
+        if let Some(last) = last {
+            self.queue.is_done(last).await;
+        }
+        self.queue.next_to_write().await
+    }
+
+    async fn write(&self, target: &mut MoverSession, pieces: &mut Pieces) -> Result<(), CopyError> {
+        let mut last = None;
+        loop {
+            let failed = |error: PipeError| match last.map(|place: usize| &self.plan.tables[place]) {
+                Some(table) => error.of(&table.name),
+                None => error.of(&self.plan.tables[0].name),
+            };
+            match pieces.next().await.map_err(|error| failed(PipeError::Spilled(error)))? {
+                Some(Piece::Table(place)) => {
+                    self.write_table(place, target, pieces).await?;
+                    last = Some(place);
+                }
+                Some(Piece::Chunk(..) | Piece::End(_)) => {
+                    return Err(failed(PipeError::Malformed("it goes on after its end")));
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn write_table(
+        &self,
+        place: usize,
+        target: &mut MoverSession,
+        pieces: &mut Pieces,
+    ) -> Result<(), CopyError> {
+        let table = &self.plan.tables[place];
+        self.queue.may_be_written(place).await;
+        let statements = Statements::of(table, self.tenant);
         let failed = |source| CopyError::Target { table: table.name.clone(), source };
         let told = |rows, bytes| {
-            shared.progress.send_modify(|progress| {
+            self.progress.send_modify(|progress| {
                 progress.tables[place].rows = rows;
                 progress.tables[place].bytes = bytes;
             });
         };
-        sqlx::raw_sql("BEGIN").execute(self.target.conn()).await.map_err(failed)?;
-        let (source, target) = (self.source.conn(), self.target.conn());
-        let piped = pipe(source, target, &statements, shared.pace, told).await;
+        sqlx::raw_sql("BEGIN").execute(target.conn()).await.map_err(failed)?;
+        let piped = pipe::write(pieces, target.conn(), &statements, self.writes, told).await;
         let piped = piped.map_err(|error| error.of(&table.name))?;
         if piped.sent != piped.taken {
             let table = table.name.clone();
             return Err(CopyError::Miscounted { table, sent: piped.sent, taken: piped.taken });
         }
-        sqlx::raw_sql("COMMIT").execute(self.target.conn()).await.map_err(failed)?;
-        shared.progress.send_modify(|progress| progress.tables[place].done = true);
+        sqlx::raw_sql("COMMIT").execute(target.conn()).await.map_err(failed)?;
+        self.progress.send_modify(|progress| progress.tables[place].done = true);
+        self.queue.done(place);
         Ok(())
     }
 }

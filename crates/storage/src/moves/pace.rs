@@ -1,7 +1,8 @@
 //! How many bytes a second a move may take.
 //!
 //! A copy at full speed takes the disk and the processors from the tenants beside it. Everything that reads or writes in
-//! bulk asks here first, and one pace that is shared by several streams holds for all of them together.
+//! bulk asks here first, and one pace that is shared by several streams holds for all of them together. What is read ahead
+//! of a copy's writing has a faster one ([`Pace::faster`]).
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +46,13 @@ impl Pace {
     #[must_use]
     pub fn of(rate: Option<NonZeroU64>) -> Self {
         rate.map_or_else(Self::unlimited, Self::bytes_per_second)
+    }
+
+    /// One of its own that is so many times as fast, but by that alone not above `most`.
+    #[must_use]
+    pub fn faster(&self, times: NonZeroU64, most: NonZeroU64) -> Self {
+        let faster = |rate: NonZeroU64| rate.saturating_mul(times).min(most).max(rate);
+        Self::of(self.limit.as_ref().map(|limit| faster(limit.bytes_per_second)))
     }
 
     /// Whether there is a rate.
@@ -124,6 +132,20 @@ mod tests {
         })
         .await;
         assert!(about(taken, Duration::from_millis(1_900)), "{taken:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_faster_is_for_others() {
+        let (eight, most) = (NonZeroU64::new(8).unwrap(), NonZeroU64::new(40_000).unwrap());
+        for (own, faster) in [(1_000, 8_000), (5_000, 40_000), (10_000, 40_000), (50_000, 50_000)] {
+            let slow = rate(own);
+            let fast = slow.faster(eight, most);
+            assert_eq!(elapsed(slow.take(own)).await, Duration::ZERO);
+            assert_eq!(elapsed(fast.take(faster)).await, Duration::ZERO);
+            let taken = elapsed(fast.take(1)).await;
+            assert!(about(taken, Duration::from_secs(1)), "{own}: {taken:?}");
+        }
+        assert!(!Pace::unlimited().faster(eight, most).is_limited());
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,11 +46,13 @@ use stagesub_tenancy::moves::plane::{CopyProgress, Lag, Lock, Verdict};
 use stagesub_tenancy::moves::{Cleanup, DataPlane, Move, MoveId, MovePath, MoveRegistry, PlaneError, Side};
 
 use crate::logins::DatabaseLogins;
+use crate::moves::copy::{CopySettings, SpillRoom};
+use crate::moves::pace::Pace;
 use crate::moves::plan::Contents;
 use running::Running;
 
 /// How the engine goes about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PlaneSettings {
     /// How many tables are copied at once.
     pub streams: std::num::NonZeroUsize,
@@ -62,6 +64,8 @@ pub struct PlaneSettings {
     /// How long transactions that began before the tenant left are waited for, before its rows are removed; and how long
     /// tables that are in use may keep their triggers from being made or removed.
     pub readers: Duration,
+    /// Where rows lie that all moves together have read and not written yet.
+    pub spill: SpillRoom,
 }
 
 impl Default for PlaneSettings {
@@ -71,6 +75,7 @@ impl Default for PlaneSettings {
             dirty_bound: 500_000,
             patience: Duration::from_secs(5),
             readers: Duration::from_mins(2),
+            spill: SpillRoom::default(),
         }
     }
 }
@@ -108,6 +113,10 @@ impl PgDataPlane {
     fn of(&self, moved: &Move) -> Arc<tokio::sync::Mutex<Running>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(running.entry(moved.id).or_default())
+    }
+
+    fn copy_settings(&self, pace: Pace) -> CopySettings {
+        CopySettings { streams: self.settings.streams, pace, spill: self.settings.spill.clone() }
     }
 
     fn forget(&self, moved: &Move) {

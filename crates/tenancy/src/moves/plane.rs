@@ -58,7 +58,7 @@ pub trait DataPlane: Send + Sync {
     /// first, the tenant's rows at the target included.
     async fn open(&self, moved: &Move) -> Result<(), PlaneError>;
 
-    /// Copies every row of the snapshot, no faster than the row's pace, and says how far it is. A copy whose snapshot is
+    /// Copies every row of the snapshot, written no faster than the move's pace, and says how far it is. A copy whose snapshot is
     /// gone is [`PlaneError::Unavailable`]; it begins again with [`DataPlane::open`].
     async fn copy(&self, moved: &Move, progress: CopyProgress) -> Result<(), PlaneError>;
 

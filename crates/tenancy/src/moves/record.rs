@@ -92,7 +92,7 @@ pub struct NewMove {
     pub prefix: MovePrefix,
     /// Who wants it.
     pub by: Requester,
-    /// Most bytes a second that copying and comparing may read; `None`: as fast as it goes.
+    /// Most bytes a second that may be written by copying, or read by comparing; `None`: as fast as it goes.
     pub pace: Option<NonZeroU32>,
 }
 
@@ -121,7 +121,7 @@ pub struct Move {
     pub fingerprint: Option<String>,
     /// Who wanted it.
     pub by: Requester,
-    /// Most bytes a second that copying and comparing may read.
+    /// Most bytes a second that may be written by copying, or read by comparing.
     pub pace: Option<NonZeroU32>,
     /// How many cutovers were given up.
     pub attempts: u32,

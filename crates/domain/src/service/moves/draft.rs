@@ -39,7 +39,7 @@ impl Destination {
     }
 }
 
-/// How fast rows may be read.
+/// How fast rows may be copied and compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pace {
     /// So fast that the neighbours notice little: [`Pace::USUAL`].
@@ -52,7 +52,7 @@ pub enum Pace {
 }
 
 impl Pace {
-    /// Bytes a second that are read where nothing else was said.
+    /// Bytes a second that are copied, or compared, where nothing else was said.
     pub const USUAL: NonZeroU32 = NonZeroU32::new(6_000_000).expect("it is more than none");
 
     /// Bytes a second; `None`: no bound.

@@ -38,7 +38,7 @@ pub struct MoveBody {
     pub lag_ms: Option<f64>,
     /// How many cutovers were given up.
     pub attempts: u32,
-    /// Bytes that may be read a second; null: as many as there are.
+    /// Bytes that may be copied or compared a second; null: as many as there are.
     pub pace: Option<u32>,
     /// What last went wrong, in words.
     pub error: Option<String>,
@@ -164,7 +164,7 @@ pub struct OutlookBody {
     pub target: Option<Uuid>,
     /// `stream`, `triggers` or `short`
     pub path: &'static str,
-    /// Bytes that would be read a second at most; null: as many as there are.
+    /// Bytes that would be copied or compared a second at most; null: as many as there are.
     pub pace: Option<u32>,
     /// Rows of the orchestra; null: more than 5000, which were not counted.
     pub rows: Option<u64>,

@@ -1,4 +1,6 @@
-//! One table from one connection to another.
+//! One table out of one connection, and into another.
+
+use std::io;
 
 use futures::TryStreamExt as _;
 use sqlx::PgConnection;
@@ -6,6 +8,7 @@ use sqlx::postgres::PgCopyIn;
 use stagesub_tenancy::TenantId;
 
 use super::CopyError;
+use super::ahead::{Ahead, Gone, Piece, Pieces};
 use super::block::Block;
 use super::rows::Rows;
 use crate::catalogue::TableName;
@@ -40,7 +43,7 @@ impl Statements {
     }
 }
 
-/// What went through.
+/// What the target stored.
 pub(super) struct Piped {
     /// Rows that the source sent.
     pub(super) sent: u64,
@@ -48,12 +51,20 @@ pub(super) struct Piped {
     pub(super) taken: u64,
 }
 
-/// Why it did not.
+/// Why a table did not go through.
 #[derive(Debug)]
 pub(super) enum PipeError {
     Source(sqlx::Error),
     Target(sqlx::Error),
+    Spilled(io::Error),
+    Gone,
     Malformed(&'static str),
+}
+
+impl From<Gone> for PipeError {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
 }
 
 impl PipeError {
@@ -63,53 +74,89 @@ impl PipeError {
         match self {
             Self::Source(source) => CopyError::Source { table, source },
             Self::Target(source) => CopyError::Target { table, source },
+            Self::Spilled(source) => CopyError::Spilled { table, source },
+            Self::Gone => CopyError::Malformed { table, what: "it was not written to its end" },
             Self::Malformed(what) => CopyError::Malformed { table, what },
         }
     }
 }
 
-/// Streams a table in blocks. `told` hears of rows and bytes so far. A table without rows is not begun on the target:
-/// over TCP the end of a small copy waits some 40 ms for an acknowledgement, and a tenant has many empty tables.
+/// Reads a table in blocks and passes them on. One without rows has none.
 ///
-/// What the target refuses is heard at the end: until then it throws away what comes.
-///
-/// A side that neither sends nor takes anything for [`SILENCE`] is as good as lost. The end has no such bound: there
-/// the target checks the foreign keys of all rows.
+/// A source that sends nothing for [`SILENCE`] is as good as lost.
 ///
 /// # Cancel safety
-/// Both connections are to be closed after it was dropped, and after an error.
-pub(super) async fn pipe(
+/// The connection is to be closed after it was dropped, and after an error.
+pub(super) async fn read(
     source: &mut PgConnection,
-    target: &mut PgConnection,
     statements: &Statements,
     pace: &Pace,
-    told: impl Fn(u64, u64) + Send,
-) -> Result<Piped, PipeError> {
-    let mut sink = Sink { closed: Some(target), open: None, statement: &statements.copy_in };
+    ahead: &mut Ahead,
+) -> Result<(), PipeError> {
     let mut settled = true;
     let out = source.copy_out_raw(&statements.copy_out).await.map_err(PipeError::Source)?;
     let mut out = deadline::answers(out, SILENCE, &mut settled, || ());
-    let (mut block, mut rows, mut bytes) = (Block::new(), Rows::of(statements.columns), 0);
+    let (mut block, mut rows) = (Block::new(), Rows::of(statements.columns));
     while let Some(data) = out.try_next().await.map_err(PipeError::Source)? {
         rows.read(&data).map_err(PipeError::Malformed)?;
         let mut rest = &data[..];
         while !rest.is_empty() {
             rest = block.fill(rest);
             if block.is_full() {
-                bytes += sink.send(&mut block, pace).await?;
-                told(rows.count(), bytes);
+                pass(block.take(), rows.count(), pace, ahead).await?;
             }
         }
     }
     let sent = rows.finish().map_err(PipeError::Malformed)?;
     if sent > 0 {
-        bytes += sink.send(&mut block, pace).await?;
+        pass(block.take(), sent, pace, ahead).await?;
     }
-    told(sent, bytes);
-    Ok(Piped { sent, taken: sink.finish().await? })
+    Ok(ahead.put(Piece::End(sent)).await?)
 }
 
-/// Where blocks go. The target is asked to take them with the first one.
+async fn pass(bytes: Vec<u8>, rows: u64, pace: &Pace, ahead: &mut Ahead) -> Result<(), Gone> {
+    pace.take(bytes.len() as u64).await;
+    ahead.put(Piece::Chunk(bytes, rows)).await
+}
+
+/// Writes what was read of a table, up to its end. `told` hears of rows and bytes so far. A table without rows is not
+/// begun on the target: over TCP the end of a small copy waits some 40 ms for an acknowledgement, and a tenant has many
+/// empty tables.
+///
+/// What the target refuses is heard at the end: until then it throws away what comes.
+///
+/// A target that takes nothing for [`SILENCE`] is as good as lost. The end has no such bound: there it checks the foreign
+/// keys of all rows.
+///
+/// # Cancel safety
+/// The connection is to be closed after it was dropped, and after an error.
+pub(super) async fn write(
+    pieces: &mut Pieces,
+    target: &mut PgConnection,
+    statements: &Statements,
+    pace: &Pace,
+    told: impl Fn(u64, u64) + Send,
+) -> Result<Piped, PipeError> {
+    let mut sink = Sink { closed: Some(target), open: None, statement: &statements.copy_in };
+    let mut bytes = 0;
+    loop {
+        match pieces.next().await.map_err(PipeError::Spilled)? {
+            Some(Piece::Chunk(chunk, rows)) => {
+                pace.take(chunk.len() as u64).await;
+                sink.send(&chunk).await?;
+                bytes += chunk.len() as u64;
+                told(rows, bytes);
+            }
+            Some(Piece::End(sent)) => {
+                told(sent, bytes);
+                return Ok(Piped { sent, taken: sink.finish().await? });
+            }
+            Some(Piece::Table(_)) | None => return Err(PipeError::Malformed("it ends before its end")),
+        }
+    }
+}
+
+/// Where chunks go. The target is asked to take them with the first one.
 struct Sink<'c> {
     closed: Option<&'c mut PgConnection>,
     open: Option<PgCopyIn<&'c mut PgConnection>>,
@@ -117,20 +164,16 @@ struct Sink<'c> {
 }
 
 impl Sink<'_> {
-    /// Sends a block and empties it; how many bytes it had.
-    async fn send(&mut self, block: &mut Block, pace: &Pace) -> Result<u64, PipeError> {
-        let bytes = u64::try_from(block.bytes().len()).unwrap_or(u64::MAX);
-        pace.take(bytes).await;
+    async fn send(&mut self, chunk: &[u8]) -> Result<(), PipeError> {
         if let Some(conn) = self.closed.take() {
             self.open = Some(conn.copy_in_raw(self.statement).await.map_err(PipeError::Target)?);
         }
         if let Some(open) = &mut self.open {
             let mut settled = true;
-            let sent = deadline::answer(open.send(block.bytes()), SILENCE, &mut settled, || ()).await;
+            let sent = deadline::answer(open.send(chunk), SILENCE, &mut settled, || ()).await;
             sent.map(drop).map_err(PipeError::Target)?;
         }
-        block.clear();
-        Ok(bytes)
+        Ok(())
     }
 
     /// How many rows the target stored.

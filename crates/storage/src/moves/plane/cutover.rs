@@ -10,7 +10,7 @@ use super::opening::run;
 use super::running::{Compared, Fencing, Running, WAYS, from, opposite, way};
 use super::{PgDataPlane, error, logs};
 use crate::moves::apply::Writers;
-use crate::moves::copy::{CopySettings, CopyStreams, purge};
+use crate::moves::copy::{CopyStreams, purge};
 use crate::moves::fence::{self, Exclusive, FenceError, Mark, Taken};
 use crate::moves::pace::Pace;
 use crate::moves::verify::{VerifySessions, VerifySettings};
@@ -87,16 +87,12 @@ impl PgDataPlane {
         let plans = self.plans(moved, running).await?;
         let way = way(moved);
         let (source, target) = (ends.site(from(way)), ends.site(from(way).other()));
-        let settings = self.in_haste();
+        let settings = self.copy_settings(Pace::unlimited());
         let (streams, sessions) = tokio::join!(
             CopyStreams::open(source, target, plans.of(way), &settings),
             VerifySessions::open(source, target)
         );
         Ok((streams.map_err(error::copy)?, sessions.map_err(error::verify)?))
-    }
-
-    fn in_haste(&self) -> CopySettings {
-        CopySettings { streams: self.settings.streams, pace: Pace::unlimited() }
     }
 
     /// All rows, while nobody writes; then they are compared.
@@ -112,7 +108,9 @@ impl PgDataPlane {
         running.put(other, session);
         let mut holder = self.session(moved, running, serving).await?;
         let snapshot = holder.export_snapshot().await.map_err(error::session)?;
-        let copy = streams.enter(plans.of(way), moved.tenant, &snapshot, &self.in_haste()).await;
+        let copy = streams
+            .enter(plans.of(way), moved.tenant, &snapshot, &self.copy_settings(Pace::unlimited()))
+            .await;
         let copy = copy.map_err(error::copy)?;
         holder.leave_snapshot().await.map_err(error::session)?;
         running.put(serving, holder);

@@ -13,7 +13,7 @@ use super::ends::Plans;
 use super::running::{Running, SnapshotHolder, WAYS, from};
 use super::{PgDataPlane, error, logs};
 use crate::catalogue::TableName;
-use crate::moves::copy::{self, CopySettings, TenantCopy, purge, take_statistics};
+use crate::moves::copy::{self, TenantCopy, purge, take_statistics};
 use crate::moves::pace::Pace;
 use crate::moves::preflight;
 use crate::moves::progress::{self, Direction};
@@ -49,7 +49,7 @@ pub(super) fn planned(moved: &Move) -> Vec<Cleanup> {
     all
 }
 
-/// How fast the move may read.
+/// How fast the move may write, and compare.
 pub(super) fn pace(moved: &Move) -> Pace {
     Pace::of(moved.pace.map(NonZeroU64::from))
 }
@@ -166,7 +166,7 @@ impl PgDataPlane {
         let plans = self.plans(moved, running).await?;
         let gone = || error::later("copying", "the snapshot went with the session that held it");
         let (holder, snapshot) = running.snapshot.take().ok_or_else(gone)?;
-        let settings = CopySettings { streams: self.settings.streams, pace: pace(moved) };
+        let settings = self.copy_settings(pace(moved));
         let plan = plans.of(Direction::Forward);
         let (source, target) = (ends.site(Side::Source), ends.site(Side::Target));
         let copy = TenantCopy::open(source, target, plan, moved.tenant, &snapshot, &settings).await;
