@@ -21,6 +21,7 @@ use stagesub_domain::project::{Project, ProjectStatus};
 use stagesub_storage::factory::TenantDb;
 use stagesub_storage::one_message::{PreparedRead, ReadError};
 use stagesub_storage::repo::PgHotLists;
+use stagesub_storage::tx::TenantTx;
 use stagesub_tenancy::{Access, BeginError, Placement, TenantScope};
 use stagesub_tests::client::Client;
 use stagesub_tests::database::{connect, run};
@@ -200,11 +201,13 @@ async fn owned(db: &TenantDb, scope: &TenantScope, what: &PreparedRead, numbers:
     rows.len()
 }
 
-/// Statements that were prepared by name on the only connection, and what its session is set to.
+/// Statements that were prepared by name on the only connection, beside what readers enter by, and what its session is
+/// set to.
 pub(crate) async fn session(db: &TenantDb, scope: &TenantScope) -> (i64, String) {
     let mut tx = db.begin(scope, Access::Read).await.expect("it begins");
     // Outside the transaction: what is seen is the session's own.
-    let look = "ROLLBACK; SELECT (SELECT count(*) FROM pg_prepared_statements WHERE from_sql),
+    let look = "ROLLBACK; SELECT (SELECT count(*) FROM pg_prepared_statements
+            WHERE from_sql AND name <> 'stagesub_look'),
         concat_ws('|', coalesce(current_setting('app.tenant_id', true), ''), current_setting('statement_timeout'),
             current_setting('lock_timeout'), current_setting('plan_cache_mode'),
             current_setting('transaction_read_only'))";
@@ -226,6 +229,44 @@ async fn a_statement_is_prepared_once_and_nothing_of_the_read_stays() {
         assert_eq!(owned(&db, scope, &OWNERS, &[1]).await, 0);
         assert_eq!(owned(&db, scope, &EVERYBODY, &[]).await, 1, "the policies hold it");
         assert_eq!(session(&db, scope).await, (2, untouched.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_enter_by_what_is_prepared_and_begin_anew_where_it_is_gone() {
+    /// The connection, and what readers enter by on it.
+    async fn seen(tx: &mut TenantTx) -> (i32, i64) {
+        let sql =
+            "SELECT pg_backend_pid(), count(*) FROM pg_prepared_statements WHERE name = 'stagesub_look'";
+        let row = sqlx::query(sql).fetch_one(tx).await.expect("it can be looked at");
+        (row.get(0), row.get(1))
+    }
+    let lab = one_connection().await;
+    let db = lab.tenants();
+    let mut writer = db.begin(&lab.scopes[0], Access::Write).await.expect("it begins");
+    let (first, prepared) = seen(&mut writer).await;
+    assert_eq!(prepared, 0, "a writer locks, which takes app.enter");
+    writer.commit().await.expect("it ends");
+    for round in 0..10 {
+        let mut reader = db.begin(&lab.scopes[round % 2], Access::Read).await.expect("it begins");
+        assert_eq!(seen(&mut reader).await, (first, 1));
+        reader.commit().await.expect("it ends");
+    }
+    // What a writer's end was answered for is known to be the next one's error; what a reader's was not may be either's,
+    // and is met on the next connection as if nothing had been.
+    let mut before = first;
+    for (access, at_once) in [(Access::Write, 0), (Access::Read, 1)] {
+        let mut tx = db.begin(&lab.scopes[0], access).await.expect("it begins");
+        sqlx::raw_sql("DEALLOCATE stagesub_look").execute(&mut tx).await.expect("it is there");
+        tx.commit().await.expect("it ends");
+        let mut reader = db.begin(&lab.scopes[0], Access::Read).await.expect("it begins without it");
+        let (connection, prepared) = seen(&mut reader).await;
+        assert!(connection != before && prepared == at_once, "{access:?}: {prepared}");
+        reader.commit().await.expect("it ends");
+        let mut reader = db.begin(&lab.scopes[1], Access::Read).await.expect("it begins");
+        assert_eq!(seen(&mut reader).await, (connection, 1));
+        reader.commit().await.expect("it ends");
+        before = connection;
     }
 }
 

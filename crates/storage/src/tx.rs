@@ -16,6 +16,7 @@ use crate::bounds::{TxTimeouts, bounds_text};
 use crate::deadline::{self, Unanswered};
 use crate::error::{CommitError, begin_error, is_dead, leaves_open};
 use crate::metered::Metered;
+use crate::one_message::is_unprepared;
 use crate::pool::{Borrowed, TenantPool};
 use crate::statement::Statement;
 
@@ -80,7 +81,8 @@ impl TenantTx {
         }
         let timeouts = routed.lease.timeouts();
         let bounds = routed.lease.bounds_to_set();
-        let text = begin_text(tenant, access, routed.located.epoch, bounds);
+        // Where bounds are the session's, so is what was prepared on it.
+        let mut looks = access == Access::Read && bounds.is_none();
         let answer_within = match access {
             Access::Read => routed.lease.answer_within(),
             Access::Write => routed.lease.answer_within().saturating_add(timeouts.lock),
@@ -89,6 +91,14 @@ impl TenantTx {
             let (mut borrowed, reused) =
                 routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
             routed.tally.connected();
+            let enters = if !looks {
+                Enters::Call
+            } else if borrowed.prepared().will_have((LOOK, LOOK_SQL)) {
+                Enters::PrepareAndLook
+            } else {
+                Enters::Look
+            };
+            let text = begin_text(tenant, access, routed.located.epoch, bounds, enters);
             let asking = routed.tally.asks();
             let sent = sqlx::raw_sql(AssertSqlSafe(text.as_str())).execute(borrowed.connection());
             // The server's own bounds do not hold on a server that is frozen.
@@ -102,6 +112,7 @@ impl TenantTx {
                 Ok(_) => {
                     routed.lease.answered();
                     routed.tally.begun();
+                    borrowed.prepared().has();
                     let answer_within = timeouts.statement.saturating_add(routed.lease.answer_within());
                     return Ok(Self {
                         borrowed,
@@ -120,6 +131,12 @@ impl TenantTx {
                 Err(error) if reused && (is_dead(&error) || borrowed.owed(&error)) => {
                     borrowed.discard();
                     routed.tally.waits_again();
+                }
+                // Somebody else's session, or a table that was changed since: nothing was done.
+                Err(error) if looks && is_unprepared(&error) => {
+                    borrowed.discard();
+                    routed.tally.waits_again();
+                    looks = false;
                 }
                 Err(error) => {
                     if is_dead(&error) {
@@ -225,17 +242,47 @@ impl TenantTx {
     }
 }
 
+/// How a transaction enters at its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Enters {
+    /// By `app.enter`, which locks as well.
+    Call,
+    /// By [`LOOK_SQL`]: a reader takes no lock, so `app.enter` would do nothing more for it.
+    Look,
+    /// By the same, which the connection does not have yet.
+    PrepareAndLook,
+}
+
+/// The name under which a connection has [`LOOK_SQL`].
+const LOOK: &str = "stagesub_look";
+/// How a transaction that only reads enters: prepared once on each connection, it brings no row. It raises what
+/// `app.enter` raises where the tenant's fence (`$1`) has another epoch than `$2`, is not active, or is not there.
+pub const LOOK_SQL: &str = "SELECT WHERE NOT CASE WHEN \
+    (SELECT f.epoch FROM app.tenant_fence AS f WHERE f.tenant_id = $1 AND f.state = 'active') = $2 \
+    THEN true ELSE app.refuse($2) END";
+
 /// The first message, built of a UUID and integers only. `bounds` are those that the session does not have.
-fn begin_text(tenant: TenantId, access: Access, epoch: PlacementEpoch, bounds: Option<TxTimeouts>) -> String {
+fn begin_text(
+    tenant: TenantId,
+    access: Access,
+    epoch: PlacementEpoch,
+    bounds: Option<TxTimeouts>,
+    enters: Enters,
+) -> String {
     let mode = match access {
         Access::Read => "READ ONLY",
         Access::Write => "READ WRITE",
     };
     let bounds = bounds_text(bounds);
-    format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED {mode};\
-         SET LOCAL app.tenant_id='{tenant}';{bounds}CALL app.enter({epoch})"
-    )
+    let begin =
+        format!("BEGIN ISOLATION LEVEL READ COMMITTED {mode};SET LOCAL app.tenant_id='{tenant}';{bounds}");
+    match enters {
+        Enters::Call => format!("{begin}CALL app.enter({epoch})"),
+        Enters::Look => format!("{begin}EXECUTE {LOOK}('{tenant}',{epoch})"),
+        Enters::PrepareAndLook => {
+            format!("{begin}PREPARE {LOOK}(uuid,bigint) AS {LOOK_SQL};EXECUTE {LOOK}('{tenant}',{epoch})")
+        }
+    }
 }
 
 /// The transaction that was begun is open no more.
@@ -326,6 +373,7 @@ impl<'c> Executor<'c> for &'c mut TenantTx {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::one_message::PreparedRead;
 
     #[test]
     fn the_first_message_is_made_of_a_uuid_and_integers_only() {
@@ -336,17 +384,25 @@ mod tests {
             idle: Duration::from_secs(30),
         };
         assert_eq!(
-            begin_text(tenant, Access::Write, PlacementEpoch(7), Some(timeouts)),
+            begin_text(tenant, Access::Write, PlacementEpoch(7), Some(timeouts), Enters::Call),
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
              SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
              SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=50;\
              SET LOCAL idle_in_transaction_session_timeout=30000;CALL app.enter(7)"
         );
         assert_eq!(
-            begin_text(tenant, Access::Read, PlacementEpoch(7), None),
+            begin_text(tenant, Access::Read, PlacementEpoch(7), None, Enters::Look),
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
-             SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';CALL app.enter(7)"
+             SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
+             EXECUTE stagesub_look('01932c07-0000-7000-8000-000000000001',7)"
         );
+    }
+
+    #[test]
+    fn a_look_asks_what_a_read_in_one_message_asks() {
+        let read = PreparedRead::new("read", "SELECT 1", 0).prepared();
+        let asked = LOOK_SQL.strip_prefix("SELECT WHERE NOT ").expect("it brings no row");
+        assert!(read.ends_with(asked), "{read}");
     }
 
     #[test]

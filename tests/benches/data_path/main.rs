@@ -55,7 +55,7 @@ fn main() {
 
         let shapes = shapes::all(&ground).await;
         let measured = measure(&ground, &shapes, (scale(11), TASKS, time)).await;
-        println!("{}", measured.table("shapes of a fenced read, near, 8 tasks", shapes::PRODUCT));
+        println!("{}", measured.table("shapes of a fenced read, near, 8 tasks", shapes::PLAIN));
 
         let address = network::to_socket(ground.socket(), DELAY);
         let far = candidates::all(&ground, &logins, Some(address)).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use stagesub_storage::one_message::PreparedRead;
+use stagesub_storage::tx::LOOK_SQL;
 use stagesub_tests::bench::ground::{Ground, options};
 use stagesub_tests::bench::lean::{self, LeanPool};
 use stagesub_tests::bench::plain::{LIST, Listed};
@@ -16,8 +17,8 @@ use uuid::Uuid;
 use super::CONNECTIONS;
 use super::candidates::{LIMIT, ROWS, read};
 
-/// The product's own shape, to which the others are compared.
-pub(crate) const PRODUCT: &str = "begin, 4 SET LOCAL, CALL; COMMIT;RESET ALL";
+/// The plainest, to which the others are compared.
+pub(crate) const PLAIN: &str = "begin, 4 SET LOCAL, CALL; COMMIT;RESET ALL";
 
 const TIMEOUTS: &str = "SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=5000;\
     SET LOCAL idle_in_transaction_session_timeout=30000;";
@@ -63,9 +64,18 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
             ordinary_read(pool.clone(), tenants[task % tenants.len()], middle, end)
         })
     };
+    let prepare_look = const_format("PREPARE bench_look(uuid,bigint) AS ", LOOK_SQL);
+    let looks = lean::pool(options(&ground.app, None), CONNECTIONS as usize, prepare_look);
+    let looking = |name| {
+        let (pool, tenants) = (looks.clone(), Arc::clone(&tenants));
+        let middle = const_format(TIMEOUTS, "EXECUTE bench_look('{tenant}',1)");
+        Candidate::new(name, move |task| {
+            ordinary_read(pool.clone(), tenants[task % tenants.len()], middle, End::Inline(RESET))
+        })
+    };
     let full = const_format(TIMEOUTS, CALL);
     let mut shapes = vec![
-        ordinary(PRODUCT, full, End::Inline(RESET)),
+        ordinary(PLAIN, full, End::Inline(RESET)),
         ordinary("the same, ended in the background", full, End::Background(RESET)),
         ordinary("the same, timeouts not set", CALL, End::Inline(RESET)),
         ordinary(
@@ -73,6 +83,7 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
             const_format(TIMEOUTS, "SELECT app.bench_enter(1)"),
             End::Inline(RESET),
         ),
+        looking("the same, EXECUTE of a look for CALL"),
         ordinary("the same, without enter", TIMEOUTS, End::Inline(RESET)),
         ordinary("the same, no RESET ALL", full, End::Inline("COMMIT")),
         ordinary(
@@ -87,7 +98,7 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
         ),
     ];
     let once = "SET LOCAL plan_cache_mode=force_generic_plan;";
-    let bounds = "SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=5000;";
+    let bounds = "SET LOCAL statement_timeout=5000;";
     let hot = HOT.prepared();
     let one_message = |name, asks: bool, middle: String, end: &'static str| {
         let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
@@ -128,7 +139,7 @@ fn begin(tenant: Uuid) -> String {
 async fn ordinary_read(pool: LeanPool, tenant: Uuid, middle: &'static str, end: End) {
     let mut connection = pool.get().await.expect("a connection");
     let mut text = begin(tenant);
-    text.push_str(middle);
+    text.push_str(&middle.replace("{tenant}", &tenant.to_string()));
     run_raw(&mut connection, text).await;
     read(&mut connection, tenant).await;
     match end {

@@ -58,6 +58,9 @@ struct Arguments {
     /// Seconds before the move, in which the neighbours' rate is measured, and how long clients wait without any move.
     #[arg(long, default_value_t = 60)]
     before: u64,
+    /// Seconds without a move between two of the large tenant's.
+    #[arg(long, default_value_t = 15)]
+    between: u64,
     /// The servers do not flush what they acknowledge: shows what waits are the disk's.
     #[arg(long)]
     unflushed: bool,
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
             small_rows: 100,
             pace: 0,
             before: 2,
+            between: 1,
             copy_rows: 20_000,
             rounds: 1,
             ..arguments
@@ -150,7 +154,7 @@ fn report(
     let longest = large.pauses.iter().max().copied().unwrap_or_default();
     let (median_ms, max_ms) = (ms(median(&mut large.pauses)), ms(longest));
     let told = ms(median(&mut large.told));
-    let others = large.others[1] / large.others[0];
+    let others = large.others;
     println!(
         "\n{cutovers} cutovers in {} moves of the large tenant, each copied and compared in {:.1} s; {:.0} writes a second \
          in all; {told:.1} ms a cutover by the mover's own word, of which {}\n\
@@ -170,7 +174,7 @@ fn report(
     line("longest wait while rows are copied and compared, ms", ms(large.stall), 100.0, true);
     line("entering an empty transaction, microseconds", enter_us, 50.0, true);
     line("comparing over one hash of every row's text", copying.verify_vs_scan, 0.6, false);
-    line("the neighbours' rate, over that before", others, 0.8, false);
+    line("the neighbours' rate, over that before each move", others, 0.8, false);
     line("written to again after a mover died, longest, ms", ms(recovery), 5_000.0, true);
     let mut all = small;
     all.add(large.verdict);

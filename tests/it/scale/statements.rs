@@ -1,4 +1,5 @@
-//! Every statement of the program: what the compiler checked, and the lists that are read in one message.
+//! Every statement of the program: what the compiler checked, what readers enter by, and the lists that are read in one
+//! message.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +9,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::Value;
 use stagesub_storage::one_message::PreparedRead;
+use stagesub_storage::tx::LOOK_SQL;
 
 /// A statement with the types of its parameters, as Postgres names them.
 #[derive(Debug, Clone)]
@@ -82,6 +84,8 @@ pub(crate) fn all() -> Vec<Statement> {
         let statement = Statement::new(&prepared, &["uuid", "bigint", "bigint", "bigint"]);
         statements.insert(statement.line(), statement);
     }
+    let look = Statement::new(LOOK_SQL, &["uuid", "bigint"]);
+    statements.insert(look.line(), look);
     assert!(statements.len() > 100, "there are {} statements", statements.len());
     statements.into_values().collect()
 }
