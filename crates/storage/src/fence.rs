@@ -1,4 +1,4 @@
-//! Admitting a tenant to a database: the fence row that `app.enter` and reads in one message ask for.
+//! Admitting a tenant to a database: the fence row that `app.enter` and readers ask for.
 
 use sqlx::{Connection, PgConnection};
 use stagesub_tenancy::{BoxError, PlacementEpoch, TenantId};

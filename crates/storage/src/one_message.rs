@@ -23,7 +23,7 @@ use stagesub_tenancy::{BeginError, PlacementEpoch, TenantId, TenantScope};
 
 use crate::bounds::milliseconds;
 use crate::deadline::Unanswered;
-use crate::error::{Failure, begin_error, classify, is_dead, sqlstate};
+use crate::error::{Failure, begin_error, classify, is_dead, is_unprepared, sqlstate};
 use crate::factory::TenantDb;
 use crate::patience::Tries;
 use crate::pool::{Borrowed, TenantPool};
@@ -342,11 +342,6 @@ pub(crate) async fn send(
     } else {
         Err(sqlx::Error::Protocol(format!("{} statements were answered", heard.answered)))
     }
-}
-
-/// It is not there (26000), there already (42P05), or its result has changed its type (0A000).
-pub(crate) fn is_unprepared(error: &sqlx::Error) -> bool {
-    matches!(sqlstate(error).as_deref(), Some("26000" | "42P05" | "0A000"))
 }
 
 /// It is not SQL. A message is parsed whole before any of it is carried out, and what is not the read's is.

@@ -21,10 +21,10 @@ use stagesub_tenancy::{BeginError, BoxError, PlacementEpoch, TenantId, TenantSco
 
 use crate::bounds::{TxTimeouts, bounds_text};
 use crate::deadline::Unanswered;
-use crate::error::{IDLE_IN_TRANSACTION, begin_error, is_dead, leaves_open, sqlstate};
+use crate::error::{IDLE_IN_TRANSACTION, begin_error, is_dead, is_unprepared, leaves_open, sqlstate};
 use crate::factory::TenantDb;
 use crate::literal::Value;
-use crate::one_message::{Heard, Message, checked_name, is_syntax, is_unprepared, send, stays_in_brackets};
+use crate::one_message::{Heard, Message, checked_name, is_syntax, send, stays_in_brackets};
 use crate::patience::Tries;
 use crate::pool::TenantPool;
 

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
 use crate::bounds::milliseconds;
-use crate::error::{Failure, classify, is_dead, sqlstate};
+use crate::error::{Failure, classify, is_dead, is_unprepared, sqlstate};
 use crate::identity::{ConnectError, Identity};
 
 pub use crate::bounds::{BoundsBy, TxTimeouts};
@@ -443,10 +443,12 @@ impl Borrowed {
     }
 
     /// Whether this first error on the connection may be the answer that it owed. Ending a transaction that read
-    /// raises nothing of itself, but a server that shuts down, or is told to cancel, answers with an error.
+    /// raises nothing of itself, but a server that shuts down, or is told to cancel, answers with an error. It says nothing
+    /// of epochs and of what is prepared.
     pub(crate) fn owed(&self, error: &sqlx::Error) -> bool {
         let owing = |object: &Object<Manager>| object.state == State::Dirty { owing: true };
-        self.object.as_ref().is_some_and(owing) && classify(error) != Failure::StaleEpoch
+        let own = classify(error) == Failure::StaleEpoch || is_unprepared(error);
+        self.object.as_ref().is_some_and(owing) && !own
     }
 
     /// Closes a connection that is of no more use.

@@ -14,9 +14,8 @@ use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, Tally, TenantI
 
 use crate::bounds::{TxTimeouts, bounds_text};
 use crate::deadline::{self, Unanswered};
-use crate::error::{CommitError, begin_error, is_dead, leaves_open};
+use crate::error::{CommitError, begin_error, is_dead, is_unprepared, leaves_open};
 use crate::metered::Metered;
-use crate::one_message::is_unprepared;
 use crate::pool::{Borrowed, TenantPool};
 use crate::statement::Statement;
 
@@ -132,8 +131,12 @@ impl TenantTx {
                     borrowed.discard();
                     routed.tally.waits_again();
                 }
-                // Somebody else's session, or a table that was changed since: nothing was done.
+                // Somebody else's session, or one whose statements were taken away: nothing was done.
                 Err(error) if looks && is_unprepared(&error) => {
+                    tracing::warn!(
+                        %error,
+                        "a reader's statement is not prepared; behind a pooler set STAGESUB_ONE_MESSAGE_READS=off"
+                    );
                     borrowed.discard();
                     routed.tally.waits_again();
                     looks = false;

@@ -109,18 +109,7 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
     let stalls = fillings.iter().map(|(from, to)| history.longest_within(*from, *to));
     large.stall = stalls.max().unwrap_or_default();
     let first = rate(&theirs, &rests[..1]);
-    let mut ratios = Vec::new();
-    for (n, (rest, filling)) in rests.iter().zip(&fillings).enumerate() {
-        let (before, during) = (rate(&theirs, &[*rest]), rate(&theirs, &[*filling]));
-        println!(
-            "large, move {}: the neighbours' rate {:.2} of that right before it, which was {:.2} of the first",
-            n + 1,
-            during / before,
-            before / first
-        );
-        ratios.push(during / before);
-    }
-    large.others = ratios.iter().sum::<f64>() / f64::from(u32::try_from(ratios.len()).expect("few moves"));
+    large.others = beside(&theirs, &rests, &fillings);
     println!(
         "large: before: its own clients waited {:.1} ms at most",
         crate::ms(history.longest_within(began, moved_at))
@@ -134,29 +123,57 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
             crate::ms(longest.unwrap_or_default())
         );
     }
-    for from in windows(began, ended) {
-        let window = (from, from + WINDOW);
-        println!(
-            "large: {:.0} s: {}: the neighbours' rate {:.2}",
-            (from - began).as_secs_f64(),
-            states(&driving, &ids, window),
-            rate(&theirs, &[window]) / first
-        );
-    }
-    for (from, waited) in history.waits(LONG) {
-        println!(
-            "large: {:.1} s: {}: a client waited {:.1} ms",
-            (from - began).as_secs_f64(),
-            states(&driving, &ids, (from, from + waited)),
-            crate::ms(waited)
-        );
-    }
+    tell(&driving, &ids, (&history, &theirs), (began, ended), first);
     large.fillings = fillings.iter().map(|(from, to)| *to - *from).collect();
     let whole = [(began, ended)];
     large.rate = rate(&history, &whole) + rate(&theirs, &whole);
     large.verdict = verdict(ground, &driving, tenant, &history, home).await;
     println!("large: {}", large.verdict.describe());
     large
+}
+
+/// The neighbours' rate while each move copied and compared, over that right before it: the mean.
+fn beside(theirs: &History, rests: &[(Instant, Instant)], fillings: &[(Instant, Instant)]) -> f64 {
+    let first = rate(theirs, &rests[..1]);
+    let mut ratios = Vec::new();
+    for (n, (rest, filling)) in rests.iter().zip(fillings).enumerate() {
+        let (before, during) = (rate(theirs, &[*rest]), rate(theirs, &[*filling]));
+        println!(
+            "large, move {}: the neighbours' rate {:.2} of that right before it, which was {:.2} of the first",
+            n + 1,
+            during / before,
+            before / first
+        );
+        ratios.push(during / before);
+    }
+    ratios.iter().sum::<f64>() / f64::from(u32::try_from(ratios.len()).expect("few moves"))
+}
+
+/// The neighbours' rate over the whole run, and the clients' long waits, each with what the moves were doing.
+fn tell(
+    driving: &Driving,
+    ids: &[MoveId],
+    (history, theirs): (&History, &History),
+    (began, ended): (Instant, Instant),
+    first: f64,
+) {
+    for from in windows(began, ended) {
+        let window = (from, from + WINDOW);
+        println!(
+            "large: {:.0} s: {}: the neighbours' rate {:.2}",
+            (from - began).as_secs_f64(),
+            states(driving, ids, window),
+            rate(theirs, &[window]) / first
+        );
+    }
+    for (from, waited) in history.waits(LONG) {
+        println!(
+            "large: {:.1} s: {}: a client waited {:.1} ms",
+            (from - began).as_secs_f64(),
+            states(driving, ids, (from, from + waited)),
+            crate::ms(waited)
+        );
+    }
 }
 
 /// Small tenants, each moved there and back and there again, one after the other.

@@ -298,7 +298,7 @@ impl Launcher {
         for (name, value) in [
             ("listen_addresses", ""),
             ("unix_socket_permissions", "0700"),
-            // `app.enter` is written in it: each new connection would load it at its first transaction.
+            // `app.enter` is written in it: each new connection would load it at its first transaction that writes.
             ("shared_preload_libraries", "plpgsql"),
             ("wal_level", "logical"),
             ("max_wal_senders", "32"),

@@ -250,13 +250,12 @@ impl Spill {
 /// A file for what is spilled, unless that would take memory or the last of a disk.
 fn nameless() -> io::Result<std::fs::File> {
     let directory = env::temp_dir();
-    let system = nix::sys::statfs::statfs(&directory)?;
     #[cfg(target_os = "linux")]
-    if system.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC {
+    if nix::sys::statfs::statfs(&directory)?.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC {
         return Err(io::Error::other("it is in memory; TMPDIR can name another"));
     }
-    let free = system.block_size().unsigned_abs().saturating_mul(system.blocks_available());
-    if free < LEFT_FREE {
+    let system = nix::sys::statvfs::statvfs(&directory)?;
+    if system.fragment_size().saturating_mul(system.blocks_available()) < LEFT_FREE {
         return Err(io::Error::from(io::ErrorKind::StorageFull));
     }
     tempfile::tempfile_in(directory)
