@@ -337,10 +337,7 @@ impl Shared<'_> {
             last = Some(place);
         }
         source.close().await;
-        match (ahead.finish().await, last) {
-            (Err(gone), Some(place)) => Err(PipeError::from(gone).of(&self.plan.tables[place].name)),
-            _ => Ok(()),
-        }
+        ahead.finish().await.map_err(|gone| self.failed(last, gone.into()))
     }
 
     /// The next table for a stream that has read this one before.
@@ -358,21 +355,23 @@ impl Shared<'_> {
     async fn write(&self, target: &mut MoverSession, pieces: &mut Pieces) -> Result<(), CopyError> {
         let mut last = None;
         loop {
-            let failed = |error: PipeError| match last.map(|place: usize| &self.plan.tables[place]) {
-                Some(table) => error.of(&table.name),
-                None => error.of(&self.plan.tables[0].name),
-            };
-            match pieces.next().await.map_err(|error| failed(PipeError::Spilled(error)))? {
+            let piece = pieces.next().await.map_err(|error| self.failed(last, PipeError::Spilled(error)))?;
+            match piece {
                 Some(Piece::Table(place)) => {
                     self.write_table(place, target, pieces).await?;
                     last = Some(place);
                 }
                 Some(Piece::Chunk(..) | Piece::End(_)) => {
-                    return Err(failed(PipeError::Malformed("it goes on after its end")));
+                    return Err(self.failed(last, PipeError::Malformed("it goes on after its end")));
                 }
                 None => return Ok(()),
             }
         }
+    }
+
+    /// What failed behind this table, or before the first: only a stream that was given one has anything to pass on.
+    fn failed(&self, last: Option<usize>, error: PipeError) -> CopyError {
+        error.of(&self.plan.tables[last.unwrap_or_default()].name)
     }
 
     async fn write_table(

@@ -43,7 +43,7 @@ impl Statements {
     }
 }
 
-/// What the target stored.
+/// What went through.
 pub(super) struct Piped {
     /// Rows that the source sent.
     pub(super) sent: u64,
