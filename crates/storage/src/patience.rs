@@ -7,14 +7,14 @@ use tokio::time::Instant;
 /// Bounds of the tries after a placement turned out to be out of date.
 ///
 /// The first try again follows at once: usually this node had simply not heard of a move that is over. After
-/// that a move is under way, and each pause is twice as long as the one before: a cutover takes some ten milliseconds, and
-/// whoever tries at the wrong moment is to wait for about as long again, and not for longer than it takes.
+/// that a move is under way, and each pause is a quarter of what was waited so far: a cutover takes some ten milliseconds,
+/// and whoever tries at the wrong moment is to wait for a quarter longer than it takes, and not for twice as long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MovePatience {
     /// Longest time from the first refusal to the beginning of the last try.
     pub within: Duration,
-    /// The first pause.
-    pub first_pause: Duration,
+    /// No pause is shorter.
+    pub shortest_pause: Duration,
     /// No pause is longer.
     pub longest_pause: Duration,
 }
@@ -23,7 +23,7 @@ impl Default for MovePatience {
     fn default() -> Self {
         Self {
             within: Duration::from_secs(2),
-            first_pause: Duration::from_millis(2),
+            shortest_pause: Duration::from_millis(2),
             longest_pause: Duration::from_millis(300),
         }
     }
@@ -41,14 +41,13 @@ impl MovePatience {
 #[derive(Debug)]
 pub(crate) struct Tries {
     patience: MovePatience,
-    /// When the last try may begin; none before the first refusal.
-    until: Option<Instant>,
-    pause: Duration,
+    /// The first refusal; none yet.
+    refused: Option<Instant>,
 }
 
 impl Tries {
     pub(crate) fn new(patience: MovePatience) -> Self {
-        Self { patience, until: None, pause: patience.first_pause }
+        Self { patience, refused: None }
     }
 
     /// After a refusal: waits until the next try is due. False: the time is up.
@@ -57,16 +56,18 @@ impl Tries {
     /// Holds nothing while it waits.
     pub(crate) async fn another(&mut self) -> bool {
         let now = Instant::now();
-        let Some(until) = self.until else {
-            self.until = now.checked_add(self.patience.within);
-            return !self.patience.within.is_zero();
+        let MovePatience { within, shortest_pause, longest_pause } = self.patience;
+        let Some(refused) = self.refused else {
+            self.refused = Some(now);
+            return !within.is_zero();
         };
-        if now >= until {
+        let waited = now - refused;
+        let left = within.saturating_sub(waited);
+        if left.is_zero() {
             return false;
         }
         // The last try stands at the very end of the time, not at some point before it.
-        tokio::time::sleep_until(until.min(now + self.pause)).await;
-        self.pause = (self.pause * 2).min(self.patience.longest_pause);
+        tokio::time::sleep((waited / 4).max(shortest_pause).min(longest_pause).min(left)).await;
         true
     }
 }
@@ -87,7 +88,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_pauses_grow_and_the_time_is_kept() {
         let at = tries(MovePatience::default()).await;
-        assert_eq!(at, [0, 2, 6, 14, 30, 62, 126, 254, 510, 810, 1110, 1410, 1710, 2000]);
+        assert_eq!(at[..12], [0, 2, 4, 6, 8, 10, 13, 17, 22, 28, 35, 44]);
+        let pauses = at.windows(2).map(|two| two[1] - two[0]);
+        assert_eq!((pauses.max(), at.last()), (Some(300), Some(&2000)));
     }
 
     #[tokio::test(start_paused = true)]
