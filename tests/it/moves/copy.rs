@@ -176,8 +176,8 @@ async fn a_copy_that_was_dropped_leaves_no_session_and_is_begun_again() {
         assert!(pair.rows(true, table, moved).await == pair.rows(false, table, moved).await, "{table}");
     }
     let mut target = pair.target.open("purge").await.unwrap();
-    assert_eq!(purge(&mut target, &plan, moved).await.unwrap(), 504);
-    assert_eq!(purge(&mut target, &plan, moved).await.unwrap(), 0);
+    assert_eq!(purge(&mut target, &plan, moved, &Pace::unlimited()).await.unwrap(), 504);
+    assert_eq!(purge(&mut target, &plan, moved, &Pace::unlimited()).await.unwrap(), 0);
     assert_eq!(pair.rows(true, SHOPS[0], there).await.len(), 1, "another tenant's rows stay");
 }
 

@@ -260,7 +260,8 @@ impl<'p> TenantCopy<'p> {
     pub async fn run(mut self, progress: &watch::Sender<CopyProgress>) -> Result<CopyProgress, CopyError> {
         progress.send_replace(self.nothing_yet());
         if let Some(first) = self.streams.first_mut() {
-            purge(&mut first.target, self.plan, self.tenant).await?;
+            // Whoever opens a copy has done so before; what is left is not worth a rest within the snapshot.
+            purge(&mut first.target, self.plan, self.tenant, &Pace::unlimited()).await?;
         }
         let queue = Queue::new(self.plan.tables.iter().map(|table| table.parents.clone()).collect());
         let shared = Shared {

@@ -104,7 +104,7 @@ impl PgDataPlane {
         let (streams, sessions) =
             opened.ok_or_else(|| error::later("copying", "the tenant's lock is not held"))?;
         let mut session = self.session(moved, running, other).await?;
-        purge(&mut session, plans.at(other), moved.tenant).await.map_err(error::copy)?;
+        purge(&mut session, plans.at(other), moved.tenant, &Pace::unlimited()).await.map_err(error::copy)?;
         running.put(other, session);
         let mut holder = self.session(moved, running, serving).await?;
         let snapshot = holder.export_snapshot().await.map_err(error::session)?;

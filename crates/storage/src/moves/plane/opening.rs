@@ -114,7 +114,9 @@ impl PgDataPlane {
         }
         let ends = self.ends(moved, running).await?;
         let mut target = ends.site(Side::Target).open("purge").await.map_err(error::session)?;
-        let removed = purge(&mut target, plans.at(Side::Target), moved.tenant).await.map_err(error::copy)?;
+        let removed = purge(&mut target, plans.at(Side::Target), moved.tenant, &pace(moved))
+            .await
+            .map_err(error::copy)?;
         target.close().await;
         if removed > 0 {
             tracing::info!(moved = %moved.id, removed, "rows that an earlier copy left were removed");

@@ -5,6 +5,7 @@ use stagesub_tenancy::moves::{Cleanup, Move, PlaneError, Side};
 use tokio::time::{Instant, sleep};
 
 use super::ends::checks;
+use super::opening::pace;
 use super::running::Running;
 use super::{PgDataPlane, error};
 use crate::logins::LoginRole;
@@ -127,7 +128,7 @@ impl PgDataPlane {
         }
         let checks = checks(session.may_skip_checks().await.map_err(error::session)?);
         let plan = MovePlan::read_to_remove(session, &self.contents, checks).await.map_err(error::plan)?;
-        let removed = purge(session, &plan, moved.tenant).await.map_err(error::copy)?;
+        let removed = purge(session, &plan, moved.tenant, &pace(moved)).await.map_err(error::copy)?;
         tracing::info!(moved = %moved.id, removed, "rows were removed where the tenant is not served");
         Ok(())
     }
