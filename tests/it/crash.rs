@@ -67,6 +67,7 @@ impl Demo {
             // It writes and reads as fast as it can, from one address.
             .env("STAGESUB_REQUESTS_PER_ADDRESS", "0")
             .env("STAGESUB_REQUESTS_PER_TENANT", "0")
+            .env("STAGESUB_TENANT_REQUESTS_AT_ONCE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);

@@ -1,5 +1,6 @@
 //! One platform with databases of its own: what a test starts with.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -86,10 +87,14 @@ impl TestPlatform {
     /// A platform behind proxies with these addresses, which may be asked only so often. The others may be asked
     /// as often as a test likes.
     pub async fn start_limited(proxies: &str, limits: LimitSettings) -> Self {
+        Self::start_limited_within(proxies, limits, Bounds::default()).await
+    }
+
+    /// The same, with other bounds of transactions.
+    pub async fn start_limited_within(proxies: &str, limits: LimitSettings, bounds: Bounds) -> Self {
         let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
         let serving = ServingSettings { limits, ..serving(proxies, Follow::default()) };
-        let settings = settings(&fresh_databases().await, pools, Bounds::default());
-        Self::start_as(settings, serving).await
+        Self::start_as(settings(&fresh_databases().await, pools, bounds), serving).await
     }
 
     /// A platform whose own node drives moves.
@@ -99,11 +104,13 @@ impl TestPlatform {
         Self::start_as(settings(&fresh_databases().await, pools, Bounds::default()), serving).await
     }
 
-    /// A platform that shares its pools in another way.
-    pub async fn start_sharing(shares: PoolShares) -> Self {
+    /// A platform that shares its pools and its time in another way.
+    pub async fn start_sharing(shares: PoolShares, tenant_requests_at_once: Option<NonZeroU32>) -> Self {
         let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
         let settings = settings(&fresh_databases().await, pools, Bounds::default());
-        Self::start_as(DatabaseSettings { shares, ..settings }, serving("", Follow::default())).await
+        let limits = LimitSettings { tenant_requests_at_once, ..LimitSettings::off() };
+        let serving = ServingSettings { limits, ..serving("", Follow::default()) };
+        Self::start_as(DatabaseSettings { shares, ..settings }, serving).await
     }
 
     /// A platform whose transactions have these bounds.

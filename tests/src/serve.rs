@@ -45,6 +45,7 @@ impl Server {
             .env("APP_DOMAIN", TestPlatform::DOMAIN)
             .env("STAGESUB_REQUESTS_PER_ADDRESS", "0")
             .env("STAGESUB_REQUESTS_PER_TENANT", "0")
+            .env("STAGESUB_TENANT_REQUESTS_AT_ONCE", "0")
             .env("STAGESUB_TENANT_SHARE", "100")
             .env("STAGESUB_LOG", "warn")
             .envs(more.iter().copied())

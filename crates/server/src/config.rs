@@ -95,6 +95,8 @@ pub struct RawConfig {
     pub stagesub_requests_per_address: Option<u32>,
     /// `STAGESUB_REQUESTS_PER_TENANT`
     pub stagesub_requests_per_tenant: Option<u32>,
+    /// `STAGESUB_TENANT_REQUESTS_AT_ONCE`
+    pub stagesub_tenant_requests_at_once: Option<u32>,
     /// `STAGESUB_FAILED_SIGN_INS_PER_ADDRESS`
     pub stagesub_failed_sign_ins_per_address: Option<u32>,
     /// `STAGESUB_FAILED_SIGN_INS_PER_ACCOUNT`
@@ -157,6 +159,7 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_DEDICATED_CONNECTIONS",
     "STAGESUB_REQUESTS_PER_ADDRESS",
     "STAGESUB_REQUESTS_PER_TENANT",
+    "STAGESUB_TENANT_REQUESTS_AT_ONCE",
     "STAGESUB_FAILED_SIGN_INS_PER_ADDRESS",
     "STAGESUB_FAILED_SIGN_INS_PER_ACCOUNT",
     "STAGESUB_MAX_CONNECTIONS",

@@ -151,7 +151,8 @@ impl Asking {
     }
 
     /// Begins the unit that creates, or finds that it was done. Whether the caller may is asked before: an answer
-    /// is given again to those only who would get it anew.
+    /// is given again to those only who would get it anew. Takes the caller's turn, behind that of the key: whoever
+    /// waits for the first with a key keeps nobody else of the orchestra from working.
     pub async fn begin(self, state: &AppState, caller: &TenantCaller) -> Result<Begun, Problem> {
         let asked = self.by(&caller.actor)?;
         let now = state.now();
@@ -159,6 +160,7 @@ impl Asking {
             Some(asked) => Some(state.keys.enter(caller.scope.tenant_id(), asked).await?),
             None => None,
         };
+        caller.take_turn(state).await?;
         let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
         if let Some(asked) = &asked
             && let Some(answer) = service::claim(&mut *unit, asked, now).await?

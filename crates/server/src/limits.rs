@@ -1,6 +1,8 @@
 //! How often the API may be asked.
 //!
-//! An address and an orchestra each have so many requests a minute; an orchestra those of its own people. Signing in
+//! An address and an orchestra each have so many requests a minute; an orchestra those of its own people. And so many
+//! of an orchestra's requests to its database are worked on at one time: a pool of connections shares those between
+//! orchestras, but a request also costs this process work before and after it has one. Signing in
 //! costs a hash, so it has bounds of its own: failed ones are counted by address and by account, and addresses take
 //! turns at the hasher, so that many connections of one address cannot fill its queue for the others. Nor can an
 //! orchestra that makes many members: it takes its turns among them, at the registry, and at the disk that files are
@@ -41,6 +43,7 @@ const KNOWN: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 pub struct Limits {
     addresses: Option<RateLimit<IpAddr>>,
     tenants: Option<RateLimit<TenantId>>,
+    at_once: Option<FairGate<TenantId>>,
     failing_addresses: Option<RateLimit<IpAddr>>,
     /// Accounts by a hash that only this process knows: login addresses are not kept.
     failing_accounts: Option<RateLimit<u64>>,
@@ -62,16 +65,16 @@ enum Party {
     Tenant(Option<TenantId>),
 }
 
-/// A turn at what all orchestras share, until it is dropped.
+/// A turn at what is bounded, until it is dropped.
 #[derive(Debug)]
 #[expect(dead_code, reason = "what is held matters when it is dropped")]
-pub struct Turn(Held);
+pub struct Turn(Option<Held>);
 
 #[derive(Debug)]
 #[expect(dead_code, reason = "what is held matters when it is dropped")]
 enum Held {
-    Hasher(Option<Permit<Party>>),
-    Tenants(Permit<TenantId>),
+    Hasher(Permit<Party>),
+    Tenant(Permit<TenantId>),
 }
 
 impl Limits {
@@ -93,6 +96,15 @@ impl Limits {
         Self {
             addresses: limit(settings.requests_per_address),
             tenants: limit(settings.requests_per_tenant),
+            // Each has its own: those of an orchestra whose database is frozen are nothing to the others.
+            at_once: settings.tenant_requests_at_once.map(|most| {
+                FairGate::new(FairSettings {
+                    permits: u32::MAX,
+                    most_each: most.get(),
+                    waiting: usize::MAX,
+                    ..FairSettings::default()
+                })
+            }),
             failing_addresses: limit(settings.failed_sign_ins_per_address),
             failing_accounts: limit(settings.failed_sign_ins_per_account),
             known: RecentSet::new(KNOWN),
@@ -131,6 +143,30 @@ impl Limits {
     /// 429 when there were too many.
     pub fn request_to(&self, tenant: TenantId) -> Result<(), Problem> {
         take(self.tenants.as_ref(), &tenant).map_err(|limited| self.refused(Limit::Tenant, limited))
+    }
+
+    /// Waits until one more request of an orchestra may be worked on.
+    ///
+    /// # Errors
+    /// 429 when too many of it wait; 503 when the turn does not come in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place up.
+    pub async fn work_for(&self, tenant: TenantId) -> Result<Turn, Problem> {
+        let Some(gate) = &self.at_once else { return Ok(Turn(None)) };
+        match gate.enter(tenant).await {
+            Ok(permit) => Ok(Turn(Some(Held::Tenant(permit)))),
+            Err(error) => {
+                self.metrics.refused(Limit::TenantQueue);
+                Err(crowded(error))
+            }
+        }
+    }
+
+    /// Requests that wait for others of their orchestra.
+    #[must_use]
+    pub fn requests_waiting(&self) -> usize {
+        self.at_once.as_ref().map_or(0, |gate| gate.stats().waiting)
     }
 
     /// Lets one sign-in begin when it is its address's turn. It counts as failed unless
@@ -183,7 +219,7 @@ impl Limits {
             None => None,
             Some(turns) => Some(turns.enter(Party::Tenant(tenant)).await.map_err(crowded)?),
         };
-        Ok(Turn(Held::Hasher(hasher)))
+        Ok(Turn(hasher.map(Held::Hasher)))
     }
 
     /// Waits for an orchestra's turn at the registry, for what is not answered from what a node remembers.
@@ -194,7 +230,7 @@ impl Limits {
     /// # Cancel safety
     /// As [`Limits::hash_for`].
     pub async fn registry_for(&self, tenant: TenantId) -> Result<Turn, Problem> {
-        Ok(Turn(Held::Tenants(self.registry.enter(tenant).await.map_err(crowded)?)))
+        Ok(Turn(Some(Held::Tenant(self.registry.enter(tenant).await.map_err(crowded)?))))
     }
 
     /// Waits for an orchestra's turn to have a file spooled, which takes room on this machine's disk.
@@ -205,7 +241,7 @@ impl Limits {
     /// # Cancel safety
     /// As [`Limits::hash_for`].
     pub async fn file_for(&self, tenant: TenantId) -> Result<Turn, Problem> {
-        Ok(Turn(Held::Tenants(self.files.enter(tenant).await.map_err(crowded)?)))
+        Ok(Turn(Some(Held::Tenant(self.files.enter(tenant).await.map_err(crowded)?))))
     }
 
     /// Forgets who has not asked for long; to be called now and then.
@@ -307,6 +343,7 @@ mod tests {
         Limits::new(LimitSettings {
             requests_per_address: NonZeroU32::new(3),
             requests_per_tenant: NonZeroU32::new(2),
+            tenant_requests_at_once: NonZeroU32::new(2),
             failed_sign_ins_per_address: NonZeroU32::new(4),
             failed_sign_ins_per_account: NonZeroU32::new(2),
         })
@@ -418,6 +455,30 @@ mod tests {
         let mut third = Box::pin(limits.registry_for(one));
         assert!(futures::poll!(third.as_mut()).is_pending());
         limits.registry_for(other).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_requests_of_an_orchestra_are_worked_on_and_those_of_others_do_not_wait() {
+        let limits = limits();
+        let [one, other] = [1, 2].map(|n| TenantId::from_uuid(uuid::Uuid::from_u128(n)));
+        let mut held = vec![limits.work_for(one).await.unwrap(), limits.work_for(one).await.unwrap()];
+        let mut next = Box::pin(limits.work_for(one));
+        assert!(futures::poll!(next.as_mut()).is_pending());
+        assert_eq!(limits.requests_waiting(), 1);
+        drop(limits.work_for(other).await.unwrap());
+        held.pop();
+        held.push(next.await.unwrap());
+        assert_eq!(limits.requests_waiting(), 0);
+
+        let most = FairSettings::default().waiting_each;
+        let mut waiting: Vec<_> = (0..most).map(|_| Box::pin(limits.work_for(one))).collect();
+        for request in &mut waiting {
+            assert!(futures::poll!(request.as_mut()).is_pending());
+        }
+        refused(limits.work_for(one).await);
+        let late = waiting.pop().unwrap().await.unwrap_err();
+        assert_eq!(late.status(), StatusCode::SERVICE_UNAVAILABLE, "its turn did not come in time");
+        drop(Limits::new(LimitSettings::off()).work_for(one).await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]

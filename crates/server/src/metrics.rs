@@ -50,6 +50,8 @@ pub enum Limit {
     Address,
     /// Requests to one orchestra.
     Tenant,
+    /// Requests of one orchestra that wait for others of it.
+    TenantQueue,
     /// Failed sign-ins of one address.
     SignInAddress,
     /// Failed sign-ins with one login address.
@@ -59,13 +61,20 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 5] =
-        [Self::Address, Self::Tenant, Self::SignInAddress, Self::SignInAccount, Self::SignInQueue];
+    const ALL: [Self; 6] = [
+        Self::Address,
+        Self::Tenant,
+        Self::TenantQueue,
+        Self::SignInAddress,
+        Self::SignInAccount,
+        Self::SignInQueue,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
             Self::Tenant => "tenant",
+            Self::TenantQueue => "tenant_queue",
             Self::SignInAddress => "sign_in_address",
             Self::SignInAccount => "sign_in_account",
             Self::SignInQueue => "sign_in_queue",

@@ -21,6 +21,8 @@ pub struct FairSettings {
     /// one more permit as long as they hold fewer than are free: alone half of all, two who want more than they
     /// get a third each. What is left over is for those who hold none. At 100 the gate only gives turns.
     pub share: u8,
+    /// Most permits that one may hold, however large its share is, at least 1 (default: no such bound).
+    pub most_each: u32,
     /// Most who wait under one key (default 256); one more is refused at once.
     pub waiting_each: usize,
     /// Most who wait in all (default 4096). Under a key that nobody waits under yet one may wait even so.
@@ -31,14 +33,21 @@ pub struct FairSettings {
 
 impl Default for FairSettings {
     fn default() -> Self {
-        Self { permits: 10, share: 50, waiting_each: 256, waiting: 4096, wait: Duration::from_secs(5) }
+        Self {
+            permits: 10,
+            share: 50,
+            most_each: u32::MAX,
+            waiting_each: 256,
+            waiting: 4096,
+            wait: Duration::from_secs(5),
+        }
     }
 }
 
 /// Hands out permits, by turns between keys and in order of arrival within one.
 ///
-/// - One key holds at most its share (see [`FairSettings::share`]), whatever it asks for, so that somebody who
-///   holds nothing finds something free.
+/// - One key holds at most its share (see [`FairSettings::share`]), and never more than [`FairSettings::most_each`],
+///   whatever it asks for, so that somebody who holds nothing finds something free.
 /// - Nobody who could be served waits: a share is of what is free, so it grows when others hold little.
 /// - What waits is bounded in number and in time. A key that neither holds nor waits takes no memory.
 ///
@@ -153,7 +162,7 @@ impl<K: Eq + Hash + Clone> FairGate<K> {
     #[must_use]
     pub fn try_enter(&self, key: K) -> Option<Permit<K>> {
         let mut state = self.inner.lock();
-        state.take(&key, self.inner.share()).then(|| Permit { inner: Arc::clone(&self.inner), key })
+        state.take(&key, &self.inner.settings).then(|| Permit { inner: Arc::clone(&self.inner), key })
     }
 
     /// Changes how many permits there are. Those that are held beyond the new number are not called back; as
@@ -218,15 +227,11 @@ impl<K: Eq + Hash + Clone> Inner<K> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn share(&self) -> u64 {
-        u64::from(self.settings.share.clamp(1, 100))
-    }
-
     fn ask(self: &Arc<Self>, key: K) -> Result<Asked<K>, Crowded> {
         let mut state = self.lock();
         // Whoever waits could not be served when the last permit came back, and nothing has come back since:
         // nobody is overtaken here.
-        if state.take(&key, self.share()) {
+        if state.take(&key, &self.settings) {
             drop(state);
             return Ok(Asked::Granted(Permit { inner: Arc::clone(self), key }));
         }
@@ -252,10 +257,10 @@ impl<K: Eq + Hash + Clone> Inner<K> {
         let mut granted = Vec::new();
         let mut next = 0;
         while state.held < state.permits {
-            // Past those who hold their share already: at most as many as there are permits. What is taken
-            // here only makes the shares smaller, so that none of them is looked at again.
+            // Past those who hold what they may already: as many keys as wait and hold, at most. What is taken here
+            // only makes the shares smaller, so that none of them is looked at again.
             let Some(key) = state.round.get(next).cloned() else { break };
-            if !state.take(&key, self.share()) {
+            if !state.take(&key, &self.settings) {
                 next += 1;
                 continue;
             }
@@ -283,11 +288,13 @@ fn deliver<K: Eq + Hash + Clone>(granted: Vec<(Waiter<K>, Permit<K>)>) {
 
 impl<K: Eq + Hash + Clone> State<K> {
     /// Counts one more permit of `key`, if it may have one.
-    fn take(&mut self, key: &K, share: u64) -> bool {
+    fn take(&mut self, key: &K, settings: &FairSettings) -> bool {
+        let share = u64::from(settings.share.clamp(1, 100));
         let free = u64::from(self.permits.saturating_sub(self.held));
         let held = self.keys.get(key).map_or(0, |turns| u64::from(turns.held));
         // held / free < share / (100 - share), without a division.
-        let may = free > 0 && held * (100 - share) < share * free;
+        let is_share = free > 0 && held * (100 - share) < share * free;
+        let may = is_share && held < u64::from(settings.most_each.max(1));
         if may {
             self.held += 1;
             self.turns(key).held += 1;

@@ -7,10 +7,10 @@
 //! [`UsageMeter`] is a sink that sums by tenant, in bounded memory; [`UsageLedger`] is where nodes put their sums
 //! together.
 
-use std::fmt;
 use std::ops::{AddAssign, Sub};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fmt, mem};
 
 use tokio::time::Instant;
 
@@ -96,25 +96,37 @@ impl UsageSink for Vec<Arc<dyn UsageSink>> {
 
 /// What one task's transactions used, and where the last one was.
 #[derive(Debug, Default)]
-pub struct Gathered(Mutex<(Usage, Option<Placement>)>);
+pub struct Gathered(Mutex<Sums>);
+
+#[derive(Debug, Default)]
+struct Sums {
+    usage: Usage,
+    placement: Option<Placement>,
+    /// What was waited before the next transaction was asked for.
+    waited: Duration,
+}
 
 impl Gathered {
     /// The sums so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.lock().usage
     }
 
     /// Where the last transaction was; `None`: there was none.
     #[must_use]
     pub fn placement(&self) -> Option<Placement> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.lock().placement
     }
 
     fn add(&self, usage: Usage, placement: Placement) {
-        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sums.0 += usage;
-        sums.1 = Some(placement);
+        let mut sums = self.lock();
+        sums.usage += usage;
+        sums.placement = Some(placement);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sums> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,6 +154,13 @@ pub async fn gather<F: Future>(sums: Arc<Gathered>, work: F) -> F::Output {
     GATHERED.scope(sums, work).await
 }
 
+/// The task waited so long for its tenant's turn, before it asked for a connection: counts as waiting for the pool, with its
+/// next transaction. Outside of [`gather`] nobody counts it.
+pub fn waited(wait: Duration) {
+    // An error says that nobody gathers here.
+    let _ = GATHERED.try_with(|sums| sums.lock().waited += wait);
+}
+
 /// One transaction's use of its database, from the wish for a connection on. Dropping it reports it.
 pub struct Tally {
     tenant: TenantId,
@@ -163,12 +182,14 @@ impl Tally {
         since: Instant,
         sink: Option<Arc<dyn UsageSink>>,
     ) -> Self {
+        let gathered = GATHERED.try_with(Arc::clone).ok();
+        let before = gathered.as_ref().map(|sums| mem::take(&mut sums.lock().waited));
         Self {
             tenant,
             placement,
             sink,
-            gathered: GATHERED.try_with(Arc::clone).ok(),
-            usage: Usage::default(),
+            gathered,
+            usage: Usage { pool_wait: before.unwrap_or_default(), ..Usage::default() },
             told: Usage::default(),
             waiting_since: Some(since),
             crowded: None,
@@ -292,6 +313,29 @@ mod tests {
 
     async fn passes(time: u64) {
         tokio::time::advance(ms(time)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_for_a_turn_waited_for_the_pool() {
+        let (sink, sums) = (Arc::new(Heard::default()), Arc::new(Gathered::default()));
+        gather(Arc::clone(&sums), async {
+            waited(ms(30));
+            let mut tally = tally(&sink);
+            passes(5).await;
+            tally.connected();
+            drop(tally);
+            tally_of_another(&sink);
+        })
+        .await;
+        let waits: Vec<_> = sink.0.lock().unwrap().iter().map(|used| used.usage.pool_wait).collect();
+        assert_eq!((waits, sums.usage().pool_wait), (vec![ms(35), ms(0)], ms(35)));
+        // Nobody gathers here.
+        waited(ms(30));
+    }
+
+    fn tally_of_another(sink: &Arc<Heard>) {
+        let mut tally = tally(sink);
+        tally.connected();
     }
 
     #[tokio::test(start_paused = true)]

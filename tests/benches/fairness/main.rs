@@ -8,17 +8,19 @@
 //! its clients go on. Rounds are interleaved, and each kind is compared with `alone` of its own round. All that is
 //! done on units of work and over HTTP, through the listener that `serve` has.
 //! `--rounds N` and `--millis N` (the length of a cell) change how long it takes; `--share P` changes what one
-//! orchestra may hold of the shared pool, 100 being no bound but turns; `--by units` and `--by http` measure one way.
+//! orchestra may hold of the shared pool, 100 being no bound but turns, and `--at-once N` how many of its requests are
+//! worked on at one time, 0 being as many as there are; `--by units` and `--by http` measure one way.
 
 mod client;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use stagesub_server::config::{ConnectionSettings, PoolShares};
+use stagesub_server::config::{ConnectionSettings, LimitSettings, PoolShares};
 use stagesub_server::routes::build_router;
 use stagesub_server::serving::{Stop, bind, serve_within};
 use stagesub_tests::bench::load;
@@ -52,13 +54,19 @@ struct Arguments {
     rounds: usize,
     cell: Duration,
     share: u8,
+    at_once: Option<NonZeroU32>,
     ways: Vec<Ways>,
 }
 
 impl Arguments {
     fn parse() -> Self {
-        let mut arguments =
-            Self { rounds: 12, cell: Duration::from_secs(1), share: 50, ways: Ways::ALL.to_vec() };
+        let mut arguments = Self {
+            rounds: 12,
+            cell: Duration::from_secs(1),
+            share: PoolShares::default().tenant_percent,
+            at_once: LimitSettings::default().tenant_requests_at_once,
+            ways: Ways::ALL.to_vec(),
+        };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             if word == "--by" {
@@ -77,6 +85,7 @@ impl Arguments {
                 "--rounds" => arguments.rounds = usize::try_from(number()).expect("a small number"),
                 "--millis" => arguments.cell = Duration::from_millis(number()),
                 "--share" => arguments.share = u8::try_from(number()).expect("a percentage"),
+                "--at-once" => arguments.at_once = u32::try_from(number()).ok().and_then(NonZeroU32::new),
                 // cargo's own.
                 "--bench" => {}
                 other => panic!("{other} is no argument of this bench"),
@@ -116,13 +125,14 @@ struct Stage {
 }
 
 async fn bench(arguments: Arguments) {
-    let stage = Stage::set(arguments.share).await;
+    let stage = Stage::set(&arguments).await;
     println!(
-        "{} others, {NOISY_CLIENTS} noisy clients, {} rounds of {:?} a cell, share {} %, load {}",
+        "{} others, {NOISY_CLIENTS} noisy clients, {} rounds of {:?} a cell, share {} %, {} requests at once, load {}",
         stage.others.len(),
         arguments.rounds,
         arguments.cell,
         arguments.share,
+        arguments.at_once.map_or("all".to_owned(), |most| most.to_string()),
         load()
     );
     println!(
@@ -166,9 +176,9 @@ async fn bench(arguments: Arguments) {
 }
 
 impl Stage {
-    async fn set(share: u8) -> Self {
-        let shares = PoolShares { tenant_percent: share, ..PoolShares::default() };
-        let platform = TestPlatform::start_sharing(shares).await;
+    async fn set(arguments: &Arguments) -> Self {
+        let shares = PoolShares { tenant_percent: arguments.share, ..PoolShares::default() };
+        let platform = TestPlatform::start_sharing(shares, arguments.at_once).await;
         let server = serve(&platform).await;
         let mut others = Vec::new();
         for n in 0..SHARED + DEDICATED {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -9,6 +10,7 @@ use http::Method;
 use serde_json::json;
 use sqlx::Connection;
 use stagesub_server::config::{Bounds, LimitSettings};
+use stagesub_server::routes::{HostKind, authority};
 use stagesub_storage::pool::TxTimeouts;
 use stagesub_tenancy::FairStats;
 use stagesub_tests::database::connect;
@@ -20,12 +22,17 @@ use crate::tenant_tx::lab::until;
 
 /// A platform whose own bounds do not come between: what waits does so until the test lets it go.
 async fn patient() -> TestPlatform {
+    patient_with(LimitSettings::off()).await
+}
+
+async fn patient_with(limits: LimitSettings) -> TestPlatform {
     let timeouts = TxTimeouts {
         statement: Duration::from_secs(50),
         lock: Duration::from_secs(40),
         ..TxTimeouts::default()
     };
-    TestPlatform::start_bounded(Bounds { timeouts, wait: Duration::from_secs(40), ..Bounds::default() }).await
+    let bounds = Bounds { timeouts, wait: Duration::from_secs(40), ..Bounds::default() };
+    TestPlatform::start_limited_within("", limits, bounds).await
 }
 
 /// What refuses for a while says so in the one form there is, and when to come again.
@@ -186,7 +193,7 @@ async fn one_who_asks_for_everything_at_once_is_told_to_wait_and_the_others_are_
     let pool = shared_pool(&platform);
     until("the noisy one has its share and waits for more", async || {
         let turns = pool.turns();
-        turns.held == 5 && turns.waiting > 20
+        turns.held == 3 && turns.waiting > 20
     })
     .await;
     // One after the other, from elsewhere: none is refused, whatever it is.
@@ -232,7 +239,7 @@ async fn a_queue_that_is_full_is_told_at_once() {
     let mut import = connect(&database).await;
     hold_quota(&mut import, &platform.scope(&noisy).await).await;
     let pool = shared_pool(&platform);
-    let crowd: Vec<_> = (0..5 + 256 + 40)
+    let crowd: Vec<_> = (0..3 + 256 + 40)
         .map(|n| {
             let admin = noisy.admin.clone();
             tokio::spawn(async move { admin.post(MUSICIANS, &musician(n)).await })
@@ -240,7 +247,7 @@ async fn a_queue_that_is_full_is_told_at_once() {
         .collect();
     until("the queue is full, and those who found it so were told", async || {
         let told = crowd.iter().filter(|one| one.is_finished()).count();
-        (pool.turns().held, pool.turns().waiting) == (5, 256) && told == 40
+        (pool.turns().held, pool.turns().waiting) == (3, 256) && told == 40
     })
     .await;
     quiet.admin.post(MUSICIANS, &musician(1)).await.expect(201);
@@ -254,6 +261,139 @@ async fn a_queue_that_is_full_is_told_at_once() {
     }
     import.close().await.unwrap();
     until("nobody holds or waits", async || (pool.turns().held, pool.turns().keys) == (0, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orchestra_has_so_many_requests_at_work_and_whoever_sends_slowly_or_waits_for_a_key_none() {
+    let limits = limited(|limits| limits.tenant_requests_at_once = NonZeroU32::new(2));
+    let platform = patient_with(limits).await;
+    let [noisy, quiet] = platform.pair(Kept::Shared).await;
+    // Three that never say all they have to say.
+    let (polled, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let slow: Vec<_> = (0..3)
+        .map(|_| {
+            let (admin, polled) = (noisy.admin.clone(), polled.clone());
+            let body = axum::body::Body::from_stream(futures::stream::poll_fn(move |_| {
+                let _ = polled.send(());
+                Poll::<Option<Result<&'static [u8], std::io::Error>>>::Pending
+            }));
+            tokio::spawn(
+                async move { admin.send(Method::POST, MUSICIANS, Some("application/json"), body).await },
+            )
+        })
+        .collect();
+    for _ in &slow {
+        seen.recv().await.expect("a body is read");
+    }
+    noisy.admin.get(MUSICIANS).await.expect(200);
+
+    let database = platform.registry().with_database(&platform.database_of(&noisy).await);
+    let mut import = connect(&database).await;
+    hold_quota(&mut import, &platform.scope(&noisy).await).await;
+    let create = |n: u32| {
+        let admin = noisy.admin.with_header("idempotency-key", "one");
+        tokio::spawn(async move { admin.post(MUSICIANS, &musician(n)).await })
+    };
+    // One waits for the row, and five with the same key for that one.
+    let same: Vec<_> = (0..6).map(|_| create(1)).collect();
+    let pool = shared_pool(&platform);
+    let waiting = || platform.state().limits.requests_waiting();
+    until("one is at work", async || (pool.turns().held, waiting()) == (1, 0)).await;
+    noisy.admin.get(MUSICIANS).await.expect(200);
+
+    let other = {
+        let admin = noisy.admin.clone();
+        tokio::spawn(async move { admin.post(MUSICIANS, &musician(2)).await })
+    };
+    until("two are at work", async || pool.turns().held == 2).await;
+    let third = {
+        let admin = noisy.admin.clone();
+        tokio::spawn(async move { admin.get(MUSICIANS).await })
+    };
+    until("one more waits for them, and not for a connection", async || {
+        (waiting(), pool.turns().waiting) == (1, 0)
+    })
+    .await;
+    quiet.admin.get(MUSICIANS).await.expect(200);
+    quiet.admin.post(MUSICIANS, &musician(1)).await.expect(201);
+    assert!(!third.is_finished(), "its turn had not come");
+
+    sqlx::raw_sql("COMMIT").execute(&mut import).await.unwrap();
+    let third = third.await.unwrap();
+    // Its turn is waited for within a bound that is not a test's.
+    if third.status.as_u16() != 200 {
+        told_to_come_again(&third);
+    }
+    other.await.unwrap().expect(201);
+    for answer in join_all(same).await {
+        answer.unwrap().expect(201);
+    }
+    for one in slow {
+        one.abort();
+    }
+    until("every turn is given back", async || (pool.turns().keys, waiting()) == (0, 0)).await;
+    import.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_to_an_orchestras_data_waits_for_its_turn() {
+    let platform = patient_with(limited(|limits| limits.tenant_requests_at_once = NonZeroU32::new(1))).await;
+    let ours = platform.orchestra(Kept::Shared, "ours").await;
+    let database = platform.registry().with_database(&platform.database_of(&ours).await);
+    let mut import = connect(&database).await;
+    hold_quota(&mut import, &platform.scope(&ours).await).await;
+    let holder = {
+        let admin = ours.admin.clone();
+        tokio::spawn(async move { admin.post(MUSICIANS, &musician(1)).await })
+    };
+    let pool = shared_pool(&platform);
+    until("the only turn is taken", async || pool.turns().held == 1).await;
+
+    let waiting = || platform.state().limits.requests_waiting();
+    let of_members = |path: &str| path.starts_with("/api/v1/users");
+    let mut walked = 0;
+    for row in authority().iter().filter(|row| row.host == HostKind::Tenant && !of_members(row.path)) {
+        let id = [("instruments", "INST"), ("positions", "POS"), ("musicians", "MUS"), ("projects", "PROJ")]
+            .into_iter()
+            .find(|(name, _)| row.path.contains(name))
+            .map(|(_, kind)| format!("{}-{kind}-001", ours.code));
+        let path = row.path.replace("{id}", &id.unwrap_or_default());
+        let (kind, body) = match (row.method.as_str(), row.path) {
+            (_, "/api/v1/musicians/import") => {
+                ("text/csv", "Förnamn;Efternamn;E-post\nEva;Fors;e@x.example\n".into())
+            }
+            ("POST", "/api/v1/musicians") => ("application/json", musician(2).to_string()),
+            ("POST", "/api/v1/positions") => {
+                let body = json!({ "name": "Solo", "instrument": format!("{}-INST-001", ours.code), "hierarchyLevel": 1 });
+                ("application/json", body.to_string())
+            }
+            ("POST", "/api/v1/projects") => {
+                ("application/json", json!({ "name": "Mahler 2", "startDate": "2026-12-01" }).to_string())
+            }
+            ("PATCH", "/api/v1/musicians/{id}") => ("application/json", json!({ "notes": "-" }).to_string()),
+            ("POST" | "PATCH", _) => ("application/json", json!({ "name": "Theremin" }).to_string()),
+            _ => ("application/json", String::new()),
+        };
+        let (admin, method) = (ours.admin.clone(), row.method.clone());
+        let asked = tokio::spawn(async move { admin.send(method, &path, Some(kind), body.into()).await });
+        until("it waits for its turn", async || {
+            assert!(!asked.is_finished(), "{} {} does not wait", row.method, row.path);
+            waiting() == 1
+        })
+        .await;
+        asked.abort();
+        until("it has gone", async || waiting() == 0).await;
+        walked += 1;
+    }
+    assert!(walked > 20, "{walked}");
+    // What is not there.
+    for path in ["/api/v1/users", "/api/v1/auth/me"] {
+        ours.admin.get(path).await.expect(200);
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut import).await.unwrap();
+    holder.await.unwrap().expect(201);
+    until("the turn is given back", async || pool.turns().keys == 0).await;
+    import.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
+use stagesub_server::config::{LimitSettings, PoolShares};
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_storage::logins::{DatabaseLogins, LoginRole};
@@ -53,7 +54,9 @@ impl Ground {
     /// # Panics
     /// When something of it cannot be made.
     pub async fn lay() -> Self {
-        let platform = TestPlatform::start().await;
+        // Everybody may ask as often as they like; all else is as the product has it.
+        let at_once = LimitSettings::default().tenant_requests_at_once;
+        let platform = TestPlatform::start_sharing(PoolShares::default(), at_once).await;
         let (mut scopes, mut tokens) = (Vec::new(), Vec::new());
         for n in 0..WORKED_ON {
             let orchestra = platform.orchestra(Kept::Shared, &format!("bench-{n}")).await;

@@ -1,11 +1,16 @@
 //! Settings of what keeps one client, one orchestra or one node from taking everything.
 
 use std::num::NonZeroU32;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use stagesub_tenancy::nodes::{Sharing, Uses};
 
 use super::{ConfigError, PoolSizes, RawConfig};
+
+const TWO: NonZeroU32 = NonZeroU32::new(2).expect("not zero");
+/// Requests of one orchestra at one time on the smallest machines.
+const LEAST_AT_ONCE: NonZeroU32 = NonZeroU32::new(4).expect("not zero");
 
 /// How connections to databases are shared.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +25,7 @@ pub struct PoolShares {
 
 impl Default for PoolShares {
     fn default() -> Self {
-        Self { tenant_percent: 50, shared: 50, dedicated: 160 }
+        Self { tenant_percent: 25, shared: 50, dedicated: 160 }
     }
 }
 
@@ -62,13 +67,15 @@ impl PoolShares {
     }
 }
 
-/// How often the API may be asked, each a minute; `None`: as often as anybody likes.
+/// How often the API may be asked, each a minute, and how much of it at once; `None`: as anybody likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitSettings {
     /// Requests of one address.
     pub requests_per_address: Option<NonZeroU32>,
     /// Requests of one orchestra, by people who are signed in there.
     pub requests_per_tenant: Option<NonZeroU32>,
+    /// Requests of one orchestra that are worked on at one time; others wait for them.
+    pub tenant_requests_at_once: Option<NonZeroU32>,
     /// Failed sign-ins of one address.
     pub failed_sign_ins_per_address: Option<NonZeroU32>,
     /// Failed sign-ins with one login address.
@@ -80,6 +87,7 @@ impl Default for LimitSettings {
         Self {
             requests_per_address: NonZeroU32::new(6_000),
             requests_per_tenant: NonZeroU32::new(12_000),
+            tenant_requests_at_once: Some(at_once()),
             failed_sign_ins_per_address: NonZeroU32::new(30),
             failed_sign_ins_per_account: NonZeroU32::new(10),
         }
@@ -93,6 +101,7 @@ impl LimitSettings {
         Self {
             requests_per_address: None,
             requests_per_tenant: None,
+            tenant_requests_at_once: None,
             failed_sign_ins_per_address: None,
             failed_sign_ins_per_account: None,
         }
@@ -116,6 +125,11 @@ impl LimitSettings {
                 raw.stagesub_requests_per_tenant,
                 default.requests_per_tenant,
             )?,
+            tenant_requests_at_once: read(
+                "STAGESUB_TENANT_REQUESTS_AT_ONCE",
+                raw.stagesub_tenant_requests_at_once,
+                default.tenant_requests_at_once,
+            )?,
             failed_sign_ins_per_address: read(
                 "STAGESUB_FAILED_SIGN_INS_PER_ADDRESS",
                 raw.stagesub_failed_sign_ins_per_address,
@@ -128,6 +142,12 @@ impl LimitSettings {
             )?,
         })
     }
+}
+
+/// Enough to keep this machine's cores at work while some wait for a database, and no more.
+fn at_once() -> NonZeroU32 {
+    let cores = available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
+    cores.map_or(LEAST_AT_ONCE, |cores| cores.saturating_mul(TWO).max(LEAST_AT_ONCE))
 }
 
 /// Bounds of the listener's connections.
@@ -190,6 +210,9 @@ mod tests {
         let raw = RawConfig { stagesub_requests_per_address: Some(0), ..RawConfig::default() };
         let limits = LimitSettings::from_raw(&raw).unwrap();
         assert_eq!(limits, LimitSettings { requests_per_address: None, ..LimitSettings::default() });
+        let raw = RawConfig { stagesub_tenant_requests_at_once: Some(0), ..RawConfig::default() };
+        let limits = LimitSettings::from_raw(&raw).unwrap();
+        assert_eq!(limits, LimitSettings { tenant_requests_at_once: None, ..LimitSettings::default() });
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Who asks, and what they may do.
 
+use std::sync::OnceLock;
+use std::time::Instant;
+
 use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
@@ -12,10 +15,12 @@ use stagesub_domain::actor::{Actor, Origin};
 use stagesub_domain::role::Role;
 use stagesub_domain::service::Act;
 use stagesub_tenancy::http::ClientAddr;
+use stagesub_tenancy::usage::waited;
 use stagesub_tenancy::{Addressed, TenantScope};
 use tower_http::request_id::RequestId;
 use uuid::Uuid;
 
+use crate::limits::Turn;
 use crate::problem::Problem;
 use crate::state::AppState;
 
@@ -27,12 +32,45 @@ pub struct TenantCaller {
     /// The member.
     pub actor: Actor,
     role: Role,
+    /// The orchestra's turn, once it came.
+    turn: OnceLock<Turn>,
 }
 
 impl TenantCaller {
     /// Whether the member's role allows it.
     pub fn may(&self, permission: Permission) -> Result<(), Problem> {
         authorize(self.role, permission).map_err(Problem::from)
+    }
+
+    /// Waits until it is the orchestra's turn, which lasts as long as the caller does. Call it when the request has
+    /// arrived whole: whoever sends one slowly keeps nobody from working.
+    ///
+    /// # Errors
+    /// As of [`crate::limits::Limits::work_for`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place up.
+    pub async fn take_turn(&self, state: &AppState) -> Result<(), Problem> {
+        if self.turn.get().is_none() {
+            let since = Instant::now();
+            let turn = state.limits.work_for(self.scope.tenant_id()).await?;
+            waited(since.elapsed());
+            // A second one, which nobody asks for, is given back.
+            drop(self.turn.set(turn));
+        }
+        Ok(())
+    }
+
+    /// Begins a request that has arrived whole: the member's role allows it, and it is the orchestra's turn.
+    ///
+    /// # Errors
+    /// As of [`Self::may`] and [`Self::take_turn`].
+    ///
+    /// # Cancel safety
+    /// As of [`Self::take_turn`].
+    pub async fn begin(&self, state: &AppState, permission: Permission) -> Result<(), Problem> {
+        self.may(permission)?;
+        self.take_turn(state).await
     }
 
     /// What use cases are told of who acts, for whom and when.
@@ -86,6 +124,7 @@ impl FromRequestParts<AppState> for TenantCaller {
             role: authenticated.role,
             actor: Actor { identity: authenticated.identity(), origin: origin(parts) },
             scope,
+            turn: OnceLock::new(),
         })
     }
 }

@@ -102,7 +102,7 @@ pub async fn list(
     caller: TenantCaller,
     Params(query): Params<InstrumentQuery>,
 ) -> Result<Json<ListBody<InstrumentBody>>, Problem> {
-    caller.may(Permission::ReadOrchestra)?;
+    caller.begin(&state, Permission::ReadOrchestra).await?;
     let page = list::page(query.limit, query.cursor.as_deref())?;
     let filter =
         InstrumentFilter { search: list::search(query.q)?, archived: Some(query.archived.unwrap_or(false)) };
@@ -154,7 +154,7 @@ pub async fn show(
     caller: TenantCaller,
     id: IdPath<InstrumentNo>,
 ) -> Result<Json<InstrumentBody>, Problem> {
-    caller.may(Permission::ReadOrchestra)?;
+    caller.begin(&state, Permission::ReadOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
     let instrument = service::get_instrument(&mut *unit, id.no).await?;
     unit.commit().await?;
@@ -176,7 +176,7 @@ pub async fn update(
     id: IdPath<InstrumentNo>,
     Body(request): Body<UpdateInstrument>,
 ) -> Result<Json<InstrumentBody>, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let change = InstrumentChange { name: request.name, display_order: request.display_order };
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     let instrument = service::update_instrument(&mut *unit, &caller.act(&state), id.no, change).await?;
@@ -196,7 +196,7 @@ pub async fn delete(
     caller: TenantCaller,
     id: IdPath<InstrumentNo>,
 ) -> Result<StatusCode, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     service::delete_instrument(&mut *unit, &caller.act(&state), id.no).await?;
     unit.commit().await?;
@@ -215,7 +215,7 @@ pub async fn archive(
     caller: TenantCaller,
     id: IdPath<InstrumentNo>,
 ) -> Result<Json<InstrumentBody>, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     let instrument = service::archive_instrument(&mut *unit, &caller.act(&state), id.no).await?;
     unit.commit().await?;
@@ -234,7 +234,7 @@ pub async fn restore(
     caller: TenantCaller,
     id: IdPath<InstrumentNo>,
 ) -> Result<Json<InstrumentBody>, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     let instrument = service::restore_instrument(&mut *unit, &caller.act(&state), id.no).await?;
     unit.commit().await?;

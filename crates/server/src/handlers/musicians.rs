@@ -179,7 +179,7 @@ pub async fn list(
     caller: TenantCaller,
     Params(query): Params<MusicianQuery>,
 ) -> Result<Json<ListBody<MusicianBody>>, Problem> {
-    caller.may(Permission::ReadOrchestra)?;
+    caller.begin(&state, Permission::ReadOrchestra).await?;
     let scope = &caller.scope;
     let page = list::page(query.limit, query.cursor.as_deref())?;
     let filter = MusicianFilter {
@@ -251,7 +251,7 @@ pub async fn show(
     caller: TenantCaller,
     id: IdPath<MusicianNo>,
 ) -> Result<Json<MusicianBody>, Problem> {
-    caller.may(Permission::ReadOrchestra)?;
+    caller.begin(&state, Permission::ReadOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
     let musician = service::get_musician(&mut *unit, id.no).await?;
     unit.commit().await?;
@@ -272,7 +272,7 @@ pub async fn update(
     id: IdPath<MusicianNo>,
     Body(request): Body<UpdateMusician>,
 ) -> Result<Json<MusicianBody>, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let scope = &caller.scope;
     let change = MusicianChange {
         first_name: request.first_name,
@@ -302,7 +302,7 @@ pub async fn archive(
     caller: TenantCaller,
     id: IdPath<MusicianNo>,
 ) -> Result<StatusCode, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     service::delete_musician(&mut *unit, &caller.act(&state), id.no).await?;
     unit.commit().await?;
@@ -320,7 +320,7 @@ pub async fn restore(
     caller: TenantCaller,
     id: IdPath<MusicianNo>,
 ) -> Result<Json<MusicianBody>, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     let musician = service::restore_musician(&mut *unit, &caller.act(&state), id.no).await?;
     unit.commit().await?;

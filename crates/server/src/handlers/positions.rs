@@ -101,7 +101,7 @@ pub async fn list(
     caller: TenantCaller,
     Params(query): Params<PositionQuery>,
 ) -> Result<Json<ListBody<PositionBody>>, Problem> {
-    caller.may(Permission::ReadOrchestra)?;
+    caller.begin(&state, Permission::ReadOrchestra).await?;
     let scope = &caller.scope;
     let page = list::page(query.limit, query.cursor.as_deref())?;
     let filter = PositionFilter {
@@ -158,7 +158,7 @@ pub async fn show(
     caller: TenantCaller,
     id: IdPath<PositionNo>,
 ) -> Result<Json<PositionBody>, Problem> {
-    caller.may(Permission::ReadOrchestra)?;
+    caller.begin(&state, Permission::ReadOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
     let position = service::get_position(&mut *unit, id.no).await?;
     unit.commit().await?;
@@ -180,7 +180,7 @@ pub async fn update(
     id: IdPath<PositionNo>,
     Body(request): Body<UpdatePosition>,
 ) -> Result<Json<PositionBody>, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let change = PositionChange { name: request.name, hierarchy_level: request.hierarchy_level };
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     let position = service::update_position(&mut *unit, &caller.act(&state), id.no, change).await?;
@@ -200,7 +200,7 @@ pub async fn delete(
     caller: TenantCaller,
     id: IdPath<PositionNo>,
 ) -> Result<StatusCode, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     service::delete_position(&mut *unit, &caller.act(&state), id.no).await?;
     unit.commit().await?;

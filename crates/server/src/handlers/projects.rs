@@ -142,7 +142,7 @@ pub async fn list(
     caller: TenantCaller,
     Params(query): Params<ProjectQuery>,
 ) -> Result<Json<ListBody<ProjectBody>>, Problem> {
-    caller.may(Permission::ReadOrchestra)?;
+    caller.begin(&state, Permission::ReadOrchestra).await?;
     let page = list::page(query.limit, query.cursor.as_deref())?;
     let filter = ProjectFilter {
         search: list::search(query.q)?,
@@ -204,7 +204,7 @@ pub async fn show(
     caller: TenantCaller,
     id: IdPath<ProjectNo>,
 ) -> Result<Json<ProjectBody>, Problem> {
-    caller.may(Permission::ReadOrchestra)?;
+    caller.begin(&state, Permission::ReadOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
     let project = service::get_project(&mut *unit, id.no).await?;
     unit.commit().await?;
@@ -225,7 +225,7 @@ pub async fn update(
     id: IdPath<ProjectNo>,
     Body(request): Body<UpdateProject>,
 ) -> Result<Json<ProjectBody>, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let change = ProjectChange {
         name: request.name,
         start_date: request.start_date,
@@ -252,7 +252,7 @@ pub async fn delete(
     caller: TenantCaller,
     id: IdPath<ProjectNo>,
 ) -> Result<StatusCode, Problem> {
-    caller.may(Permission::EditOrchestra)?;
+    caller.begin(&state, Permission::EditOrchestra).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Write).await?;
     service::delete_project(&mut *unit, &caller.act(&state), id.no).await?;
     unit.commit().await?;

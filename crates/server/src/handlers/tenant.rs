@@ -80,7 +80,11 @@ pub async fn show_tenant(
     caller: TenantCaller,
 ) -> Result<Json<TenantBody>, Problem> {
     caller.may(Permission::ReadOrchestra)?;
-    let account = state.tenants.find(caller.scope.tenant_id()).await?.ok_or_else(Problem::not_found)?;
+    let account = {
+        let _turn = state.limits.registry_for(caller.scope.tenant_id()).await?;
+        state.tenants.find(caller.scope.tenant_id()).await?.ok_or_else(Problem::not_found)?
+    };
+    caller.take_turn(&state).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
     let usage = list_usage(&mut *unit).await?;
     unit.commit().await?;

@@ -28,6 +28,7 @@ const LOOKUPS: &str = "stagesub_cache_lookups_total";
 const KEPT: &str = "stagesub_cache_entries";
 const HASHES: &str = "stagesub_password_hashes";
 const SIGN_INS_WAITING: &str = "stagesub_sign_ins_waiting";
+const REQUESTS_WAITING: &str = "stagesub_requests_waiting";
 const VERSION: &str = "stagesub_change_feed_version";
 const AGE: &str = "stagesub_change_feed_age_seconds";
 const NODES: &str = "stagesub_nodes";
@@ -62,6 +63,7 @@ impl Sources {
         gauge!(HASHES, "state" => "running").set(figure(running));
         gauge!(HASHES, "state" => "waiting").set(figure(waiting));
         gauge!(SIGN_INS_WAITING).set(figure(self.limits.sign_ins_waiting()));
+        gauge!(REQUESTS_WAITING).set(figure(self.limits.requests_waiting()));
         counter!(VERSION).absolute(self.heard.version().0.unsigned_abs());
         if let Some(age) = self.heard.age() {
             gauge!(AGE).set(age.as_secs_f64());
@@ -147,6 +149,7 @@ pub(super) fn describe() {
     describe_gauge!(KEPT, "Answers that a cache keeps");
     describe_gauge!(HASHES, "Password hashes that are computed, or wait");
     describe_gauge!(SIGN_INS_WAITING, "Sign-ins that wait for their address's turn");
+    describe_gauge!(REQUESTS_WAITING, "Requests that wait for others of their orchestra");
     describe_counter!(VERSION, "The registry's version that this node's caches are true for");
     describe_gauge!(AGE, Unit::Seconds, "Since the registry was last heard of");
     describe_gauge!(NODES, "Nodes that live, as this one was last told");

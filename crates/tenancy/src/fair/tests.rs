@@ -46,6 +46,23 @@ fn the_share_is_a_setting() {
 }
 
 #[tokio::test]
+async fn what_one_may_hold_is_bounded_and_nobody_waits_for_another() {
+    let gate = FairGate::new(FairSettings { permits: u32::MAX, most_each: 3, ..FairSettings::default() });
+    let mut held: Vec<_> = (0..100).map(|key| greedy(&gate, key)).collect();
+    assert!(held.iter().all(|held| held.len() == 3));
+    let mut waiting: Vec<_> = (0..100).map(|key| Box::pin(gate.enter(key))).collect();
+    for enter in &mut waiting {
+        assert!(poll(enter.as_mut()).is_pending());
+    }
+    // Who waits behind many others is served by its own.
+    drop(held[99].pop());
+    assert!(poll(waiting[99].as_mut()).is_ready());
+    assert!(waiting[..99].iter_mut().all(|enter| poll(enter.as_mut()).is_pending()));
+    let none = FairGate::new(FairSettings { most_each: 0, ..FairSettings::default() });
+    assert_eq!(greedy(&none, 1).len(), 1, "at least one");
+}
+
+#[tokio::test]
 async fn keys_take_turns_and_each_is_served_in_order() {
     let gate = gate(1);
     let held = gate.enter(0).await.unwrap();
