@@ -320,7 +320,11 @@ fn class(status: Option<StatusCode>) -> &'static str {
 fn describe() {
     describe_counter!(REQUESTS, "Requests by method, route and class of the status");
     describe_histogram!(REQUEST_TIME, Unit::Seconds, "From a request's head to its answer's");
-    describe_histogram!(POOL_WAIT, Unit::Seconds, "How long transactions waited for their connection");
+    describe_histogram!(
+        POOL_WAIT,
+        Unit::Seconds,
+        "How long transactions waited for their turn and their connection"
+    );
     describe_histogram!(DATABASE_TIME, Unit::Seconds, "How long the database worked for a transaction");
     describe_counter!(STATEMENTS, "Statements on orchestras' data");
     describe_counter!(ROWS, "Rows of orchestras' data that were read or changed");

@@ -1,7 +1,7 @@
 //! Who used how much of the databases: measured where transactions begin and end, for whoever asks.
 //!
 //! [`Router::lease`](crate::Router::lease) begins a [`Tally`] for each transaction, which goes with it: how long it
-//! waited for its connection, how long its database worked, what it ran. When the transaction is over, however it
+//! waited for its turn and its connection, how long its database worked, what it ran. When the transaction is over, however it
 //! ended, its sums go to the router's [`UsageSink`], and to whoever [`gather`]s what one task does, such as a request.
 //!
 //! [`UsageMeter`] is a sink that sums by tenant, in bounded memory; [`UsageLedger`] is where nodes put their sums

@@ -5,19 +5,21 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use sqlx::{Connection, PgConnection};
 use stagesub_storage::identity::Identity;
 use stagesub_storage::moves::copy::{
-    CopyError, CopyProgress, CopySettings, TenantCopy, purge, take_statistics,
+    CopyError, CopyProgress, CopySettings, PurgeSettings, TenantCopy, purge, take_statistics,
 };
 use stagesub_storage::moves::pace::Pace;
 use stagesub_storage::moves::plan::{Checks, MovePlan, PlanError};
 use stagesub_storage::moves::session::Site;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::{DatabaseId, PoolTarget, TenantId};
+use stagesub_tests::database::run;
 use stagesub_tests::{Kept, TestPlatform};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::pair::{Pair, export, plan, tenants};
 use crate::registry::Server;
+use crate::tenant_tx::lab::until;
 
 /// The shop's tables, as SQL has them.
 const SHOPS: [&str; 3] =
@@ -176,9 +178,50 @@ async fn a_copy_that_was_dropped_leaves_no_session_and_is_begun_again() {
         assert!(pair.rows(true, table, moved).await == pair.rows(false, table, moved).await, "{table}");
     }
     let mut target = pair.target.open("purge").await.unwrap();
-    assert_eq!(purge(&mut target, &plan, moved, &Pace::unlimited()).await.unwrap(), 504);
-    assert_eq!(purge(&mut target, &plan, moved, &Pace::unlimited()).await.unwrap(), 0);
+    assert_eq!(purge(&mut target, &plan, moved, &PurgeSettings::default()).await.unwrap(), 504);
+    assert_eq!(purge(&mut target, &plan, moved, &PurgeSettings::default()).await.unwrap(), 0);
     assert_eq!(pair.rows(true, SHOPS[0], there).await.len(), 1, "another tenant's rows stay");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_removed_so_many_at_a_time_and_who_was_given_up_is_followed() {
+    let [moved, there] = tenants();
+    let pair = Pair::with_shop(&[moved, there]).await;
+    let plan = pair.plan().await;
+    pair.copied(&plan, moved).await;
+    pair.copied(&plan, there).await;
+    let pace = Pace::bytes_per_second(NonZeroU64::new(1).unwrap());
+    let at_once = |at_once| PurgeSettings { at_once, pace: pace.clone() };
+
+    // Some of its rows refer to others of it, so that table goes at once, and last. It has to wait.
+    let mut holder = pair.target_conn().await;
+    run(&mut holder, &format!("BEGIN; SELECT FROM {} WHERE tenant_id = '{moved}' FOR UPDATE", SHOPS[0]))
+        .await;
+    let mut target = pair.target.open("purge").await.unwrap();
+    {
+        let settings = at_once(100);
+        let mut purging = std::pin::pin!(purge(&mut target, &plan, moved, &settings));
+        // The last of the others go in one transaction with the first of it.
+        let gone =
+            until("others see what was removed", async || pair.rows(true, SHOPS[1], moved).await.len() < 100);
+        tokio::select! {
+            purged = purging.as_mut() => panic!("a row of it is locked: {purged:?}"),
+            () = gone => {}
+        }
+        assert_eq!(pair.rows(true, SHOPS[0], moved).await.len(), 200);
+    }
+    drop(target);
+    // What was given up may still wait for its row: then it is waited for, or it has ended.
+    run(&mut holder, "COMMIT").await;
+    let mut target = pair.target.open("purge").await.unwrap();
+    let left = purge(&mut target, &plan, moved, &at_once(100)).await.unwrap();
+    assert!(left <= 204, "three transactions of a hundred were kept: {left}");
+    for table in SHOPS {
+        assert_eq!(pair.rows(true, table, moved).await, [""; 0], "{table}");
+        assert!(pair.rows(true, table, there).await == pair.rows(false, table, there).await, "{table}");
+    }
+    assert_eq!(purge(&mut target, &plan, there, &at_once(1)).await.unwrap(), 504);
+    assert_eq!(purge(&mut target, &plan, there, &at_once(0)).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

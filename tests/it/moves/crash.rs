@@ -19,11 +19,11 @@ use stagesub_tests::history::{Clients, Decided, Driving, Gate, Ground, History, 
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Longest until a tenant can be written to after its mover was started again: three times what the bench asks for, on a
-/// machine that does other things as well.
-const WRITABLE: Duration = Duration::from_secs(15);
+/// Longest until a tenant can be written to after its mover was started again. How soon it is, is for the bench to say; a
+/// machine that does other things may stand still for longer than the tenant.
+const WRITABLE: Duration = Duration::from_mins(1);
 /// Longest that what goes on in the background may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Two writers at each of two nodes, who pause a moment: there is a mover to be watched as well.
 fn load(first: i32) -> Load {

@@ -73,7 +73,7 @@ pub struct TenantUsageBody {
 pub struct UsageFigures {
     /// Milliseconds that the database worked: beginning, statements, commit.
     database_time_ms: f64,
-    /// Milliseconds that transactions waited for a connection.
+    /// Milliseconds that transactions waited for their turn and for a connection.
     pool_wait_ms: f64,
     /// Rows that were read or changed.
     rows: u64,

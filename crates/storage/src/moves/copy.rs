@@ -40,7 +40,7 @@ use pipe::{PipeError, Statements};
 use queue::Queue;
 
 pub use ahead::SpillRoom;
-pub use purge::purge;
+pub use purge::{PurgeSettings, purge};
 
 /// Reading ahead is so many times as fast as writing, unless that were more than [`READ_AHEAD_AT_MOST`].
 const READ_AHEAD: NonZeroU64 = NonZeroU64::new(8).expect("not zero");
@@ -261,7 +261,7 @@ impl<'p> TenantCopy<'p> {
         progress.send_replace(self.nothing_yet());
         if let Some(first) = self.streams.first_mut() {
             // Whoever opens a copy has done so before; what is left is not worth a rest within the snapshot.
-            purge(&mut first.target, self.plan, self.tenant, &Pace::unlimited()).await?;
+            purge(&mut first.target, self.plan, self.tenant, &PurgeSettings::default()).await?;
         }
         let queue = Queue::new(self.plan.tables.iter().map(|table| table.parents.clone()).collect());
         let shared = Shared {

@@ -32,7 +32,7 @@ use crate::bounds::milliseconds;
 use crate::error::{LOCK_NOT_AVAILABLE, sqlstate};
 
 /// Namespace of tenants' locks among the server's advisory locks, as `app.enter` has it.
-const LOCKS: i64 = 7;
+pub(super) const LOCKS: i64 = 7;
 
 /// Longest that the session which holds the lock may say nothing before the server ends it, and with it the lock: a
 /// mover that is frozen holds a tenant's writers no longer.

@@ -107,6 +107,8 @@ pub struct TablePlan {
     /// Places in [`MovePlan::tables`] of those that its rows refer to, itself aside; only where foreign keys are
     /// checked.
     pub parents: Vec<usize>,
+    /// Whether its rows refer to each other; only where foreign keys are checked.
+    pub refers_to_itself: bool,
 }
 
 impl TablePlan {
@@ -241,7 +243,14 @@ fn planned(
     };
     let mut parents: Vec<usize> = parents.into_iter().collect();
     parents.sort_unstable();
-    TablePlan { name: table.name.clone(), columns, key, parents }
+    let to_itself = table.foreign_keys.iter().any(|reference| reference.references == table.name);
+    TablePlan {
+        name: table.name.clone(),
+        columns,
+        key,
+        parents,
+        refers_to_itself: checks == Checks::Kept && to_itself,
+    }
 }
 
 /// What a database says of the schemas.
@@ -279,6 +288,7 @@ pub(crate) mod tests {
             ],
             key: vec![column("no", "bigint", false)],
             parents: parents.to_vec(),
+            refers_to_itself: false,
         }
     }
 }

@@ -101,7 +101,7 @@ pub trait DataPlane: Send + Sync {
     /// or moving at `e+1` and from nothing else.
     async fn reopen(&self, moved: &Move) -> Result<(), PlaneError>;
 
-    /// Removes one thing. What is not there is removed. Rows only where the fence row, locked in the same transaction,
+    /// Removes one thing. What is not there is removed. Rows only where the fence row, locked in each transaction,
     /// is not active, and after the side that serves has said that it does: whatever the row of the move says, no rows go
     /// that anybody may be served from, and none of which there may be no other copy. The fence row itself stays, as moved
     /// and at its epoch: where there is none, a mover that was stopped and wakes could open an epoch of long ago.

@@ -10,7 +10,7 @@ use super::opening::run;
 use super::running::{Compared, Fencing, Running, WAYS, from, opposite, way};
 use super::{PgDataPlane, error, logs};
 use crate::moves::apply::Writers;
-use crate::moves::copy::{CopyStreams, purge};
+use crate::moves::copy::{CopyStreams, PurgeSettings, purge};
 use crate::moves::fence::{self, Exclusive, FenceError, Mark, Taken};
 use crate::moves::pace::Pace;
 use crate::moves::verify::{VerifySessions, VerifySettings};
@@ -104,7 +104,9 @@ impl PgDataPlane {
         let (streams, sessions) =
             opened.ok_or_else(|| error::later("copying", "the tenant's lock is not held"))?;
         let mut session = self.session(moved, running, other).await?;
-        purge(&mut session, plans.at(other), moved.tenant, &Pace::unlimited()).await.map_err(error::copy)?;
+        purge(&mut session, plans.at(other), moved.tenant, &PurgeSettings::default())
+            .await
+            .map_err(error::copy)?;
         running.put(other, session);
         let mut holder = self.session(moved, running, serving).await?;
         let snapshot = holder.export_snapshot().await.map_err(error::session)?;

@@ -13,7 +13,7 @@ use super::ends::Plans;
 use super::running::{Running, SnapshotHolder, WAYS, from};
 use super::{PgDataPlane, error, logs};
 use crate::catalogue::TableName;
-use crate::moves::copy::{self, TenantCopy, purge, take_statistics};
+use crate::moves::copy::{self, PurgeSettings, TenantCopy, purge, take_statistics};
 use crate::moves::pace::Pace;
 use crate::moves::preflight;
 use crate::moves::progress::{self, Direction};
@@ -114,9 +114,10 @@ impl PgDataPlane {
         }
         let ends = self.ends(moved, running).await?;
         let mut target = ends.site(Side::Target).open("purge").await.map_err(error::session)?;
-        let removed = purge(&mut target, plans.at(Side::Target), moved.tenant, &pace(moved))
-            .await
-            .map_err(error::copy)?;
+        let removed =
+            purge(&mut target, plans.at(Side::Target), moved.tenant, &PurgeSettings::at(pace(moved)))
+                .await
+                .map_err(error::copy)?;
         target.close().await;
         if removed > 0 {
             tracing::info!(moved = %moved.id, removed, "rows that an earlier copy left were removed");

@@ -10,7 +10,7 @@ use super::running::Running;
 use super::{PgDataPlane, error};
 use crate::logins::LoginRole;
 use crate::moves::change_log;
-use crate::moves::copy::purge;
+use crate::moves::copy::{PurgeSettings, purge};
 use crate::moves::fence::{self, State};
 use crate::moves::plan::MovePlan;
 use crate::moves::preflight::sweep;
@@ -128,7 +128,9 @@ impl PgDataPlane {
         }
         let checks = checks(session.may_skip_checks().await.map_err(error::session)?);
         let plan = MovePlan::read_to_remove(session, &self.contents, checks).await.map_err(error::plan)?;
-        let removed = purge(session, &plan, moved.tenant, &pace(moved)).await.map_err(error::copy)?;
+        let removed = purge(session, &plan, moved.tenant, &PurgeSettings::at(pace(moved)))
+            .await
+            .map_err(error::copy)?;
         tracing::info!(moved = %moved.id, removed, "rows were removed where the tenant is not served");
         Ok(())
     }
