@@ -117,7 +117,8 @@ fn ends_session(error: &sqlx::Error) -> bool {
     error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
-/// Of a statement that was prepared by name: it is not there (26000), there already (42P05), or its result has changed its type (0A000).
+/// Of a statement that was prepared by name: it is not there (26000), there already (42P05), or its result has changed
+/// its type (0A000).
 pub(crate) fn is_unprepared(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("26000" | "42P05" | "0A000"))
 }
