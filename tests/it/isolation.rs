@@ -119,6 +119,28 @@ async fn the_application_reads_its_own_fence_and_writes_none() {
             assert_eq!(try_sql(anybody, &refuse).await, Err("TN001".to_owned()), "{epoch}");
         }
     }
+    // Binding within a statement: whoever reads and is nobody yet, alone.
+    let bind = format!("SELECT app.bind('{theirs}')");
+    for (is_bound, begin, outcome) in [
+        (true, "BEGIN READ ONLY", Err("TN003".to_owned())),
+        (true, "BEGIN READ WRITE", Err("TN003".to_owned())),
+        (false, "BEGIN READ WRITE", Err("TN003".to_owned())),
+        (false, "BEGIN READ ONLY", Ok(1)),
+    ] {
+        let sql = format!("{begin}; {bind}; ROLLBACK");
+        let anybody = if is_bound { &mut conn } else { &mut unbound };
+        assert_eq!(try_sql(anybody, &sql).await.map(|_| 1), outcome, "{begin}");
+        try_sql(anybody, "ROLLBACK").await.expect("it ends");
+    }
+    // Nor is it undone by what is written afterwards, nor twice.
+    let twice = format!("BEGIN READ ONLY; {bind}; SELECT app.bind('{ours}')");
+    assert_eq!(try_sql(&mut unbound, &twice).await, Err("TN003".to_owned()));
+    try_sql(&mut unbound, "ROLLBACK").await.expect("it ends");
+    assert_eq!(
+        try_sql(&mut unbound, "SELECT * FROM app.tenant_fence").await,
+        Err("22P02".to_owned()),
+        "it was bound until the end of its transaction"
+    );
     let above = "BEGIN ISOLATION LEVEL REPEATABLE READ; CALL app.enter(1)";
     assert_eq!(
         try_sql(&mut conn, above).await,

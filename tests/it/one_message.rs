@@ -20,6 +20,7 @@ use stagesub_domain::ports::{HotLists, UnitOfWork};
 use stagesub_domain::project::{Project, ProjectStatus};
 use stagesub_storage::factory::TenantDb;
 use stagesub_storage::one_message::{PreparedRead, ReadError};
+use stagesub_storage::pool::{BoundsBy, TenantPoolSettings};
 use stagesub_storage::repo::PgHotLists;
 use stagesub_storage::tx::TenantTx;
 use stagesub_tenancy::{Access, BeginError, Placement, TenantScope};
@@ -32,13 +33,13 @@ use stagesub_tests::storm::polled;
 use crate::isolation::seeded;
 use crate::tenant_tx::lab::{Lab, sqlstate, until};
 
-const OWNERS: PreparedRead = PreparedRead::new(
+static OWNERS: PreparedRead = PreparedRead::new(
     "owners",
     "SELECT tenant_id FROM tenant.instrument WHERE tenant_id = $1 AND no > $2 ORDER BY no",
     1,
 );
 /// Says nothing of the tenant: the policies alone hold it.
-const EVERYBODY: PreparedRead =
+static EVERYBODY: PreparedRead =
     PreparedRead::new("everybody", "SELECT tenant_id FROM tenant.musician WHERE $1::uuid IS NOT NULL", 0);
 
 /// Texts that a sloppy way of writing or reading rows would spoil.
@@ -201,16 +202,16 @@ async fn owned(db: &TenantDb, scope: &TenantScope, what: &PreparedRead, numbers:
     rows.len()
 }
 
-/// Statements that were prepared by name on the only connection, beside what readers enter by, and what its session is
-/// set to.
+/// Statements that were prepared on the only connection for reads and writes in one message, and what its session is set
+/// to.
 pub(crate) async fn session(db: &TenantDb, scope: &TenantScope) -> (i64, String) {
     let mut tx = db.begin(scope, Access::Read).await.expect("it begins");
     // Outside the transaction: what is seen is the session's own.
     let look = "ROLLBACK; SELECT (SELECT count(*) FROM pg_prepared_statements
-            WHERE from_sql AND name <> 'stagesub_look'),
+            WHERE from_sql AND name <> 'stagesub_look' OR statement LIKE '%stagesub_bound%'),
         concat_ws('|', coalesce(current_setting('app.tenant_id', true), ''), current_setting('statement_timeout'),
             current_setting('lock_timeout'), current_setting('plan_cache_mode'),
-            current_setting('transaction_read_only'))";
+            current_setting('default_transaction_read_only'))";
     let seen = sqlx::raw_sql(look).fetch_one(&mut tx).await.expect("it can be looked at");
     // Dropped, it would be cleaned up while the next thing happens.
     tx.commit().await.expect("it ends");
@@ -309,11 +310,10 @@ async fn a_connection_that_lost_its_statement_is_replaced_and_the_rows_come_all_
     let whole = hot.instruments(ours, Page::first()).await.expect("a list");
     assert_eq!(whole.items.len(), 1);
     let types = "ALTER TABLE tenant.instrument ALTER COLUMN name TYPE varchar(100)";
-    for (code, meddle, as_owner) in [
-        ("26000", "DEALLOCATE hot_instruments; DEALLOCATE owners", false),
-        ("42P05", "PREPARE owners AS SELECT 1; PREPARE hot_instruments AS SELECT 1", false),
-        ("0A000", types, true),
-    ] {
+    let taken: String = (1..40).map(|n| format!("PREPARE sqlx_s_{n} AS SELECT 1;")).collect();
+    for (code, meddle, as_owner) in
+        [("26000", "DEALLOCATE ALL", false), ("42P05", taken.as_str(), false), ("0A000", types, true)]
+    {
         // The second way is with a connection on which nothing was prepared.
         let fresh = code == "42P05";
         if !fresh {
@@ -322,14 +322,11 @@ async fn a_connection_that_lost_its_statement_is_replaced_and_the_rows_come_all_
         }
         if as_owner {
             run(&mut connect(&lab.admin).await, meddle).await;
+            assert_eq!(hot.instruments(ours, Page::first()).await.expect("the ordinary way"), whole);
         } else {
             let mut tx = db.begin(ours, Access::Read).await.expect("it begins");
             sqlx::raw_sql(AssertSqlSafe(meddle.to_owned())).execute(&mut tx).await.expect("it is done");
             tx.commit().await.expect("it ends");
-        }
-        if as_owner {
-            assert_eq!(hot.instruments(ours, Page::first()).await.expect("the ordinary way"), whole);
-        } else {
             let refused = db.read_in_one_message(ours, &OWNERS, &[0]).await;
             assert!(
                 matches!(&refused, Err(ReadError::Unprepared(error)) if sqlstate(error) == code),
@@ -342,6 +339,77 @@ async fn a_connection_that_lost_its_statement_is_replaced_and_the_rows_come_all_
         until("one backend is left", async || lab.backends("true").await == 1).await;
         end_backend(&lab).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_somebody_already_is_closed_and_the_ordinary_way_is_taken() {
+    let lab = one_connection().await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    // Whom it is bound to makes no difference.
+    for tenant in [ours, theirs] {
+        let sets = format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET app.tenant_id = ''{}''', current_database()); END $$",
+            tenant.tenant_id()
+        );
+        run(&mut connect(&lab.admin).await, &sets).await;
+        end_backend(&lab).await;
+        let refused = db.read_in_one_message(ours, &OWNERS, &[0]).await;
+        assert!(
+            matches!(&refused, Err(ReadError::Unprepared(error)) if sqlstate(error) == "TN003"),
+            "{refused:?}"
+        );
+        until("the connection is closed", async || lab.backends("true").await == 0).await;
+        let hot = PgHotLists::new(lab.tenants(), true);
+        assert_eq!(hot.instruments(ours, Page::first()).await.expect("a list").items.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_whose_sessions_are_not_its_own_reads_in_transactions() {
+    let lab =
+        Lab::start_with(TenantPoolSettings { bounds: BoundsBy::Transaction, ..Default::default() }).await;
+    let refused = lab.tenants().read_in_one_message(&lab.scopes[0], &OWNERS, &[0]).await;
+    assert!(matches!(refused, Err(ReadError::Unprepared(_))), "{refused:?}");
+    assert_eq!(lab.backends("true").await, 1, "the one that opened the pool");
+    let hot = PgHotLists::new(lab.tenants(), true);
+    assert!(hot.instruments(&lab.scopes[0], Page::first()).await.expect("a list").items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_fails_after_an_ordinary_one_fails_once_and_on_the_same_connection() {
+    static WRONG: PreparedRead = PreparedRead::new(
+        "wrong",
+        "SELECT 1 / ($2 - $2 * n) FROM (SELECT count(*) AS n FROM app.tenant_fence WHERE tenant_id = $1) AS f",
+        1,
+    );
+    let lab = one_connection().await;
+    let db = lab.tenants();
+    let connection = async || {
+        let mut tx = db.begin(&lab.scopes[0], Access::Read).await.expect("it begins");
+        let pid: i32 =
+            sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut tx).await.expect("a number");
+        // Its end is sent, and the answer owed.
+        tx.commit().await.expect("it ends");
+        pid
+    };
+    let before = connection().await;
+    for _ in 0..3 {
+        let failed = db.read_in_one_message(&lab.scopes[0], &WRONG, &[1]).await;
+        assert!(
+            matches!(&failed, Err(ReadError::Statement(error)) if sqlstate(error) == "22012"),
+            "{failed:?}"
+        );
+        assert_eq!(connection().await, before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_not_migrated_yet_is_read_in_transactions() {
+    let lab = one_connection().await;
+    run(&mut connect(&lab.admin).await, "DROP FUNCTION app.bind(uuid)").await;
+    let hot = PgHotLists::new(lab.tenants(), true);
+    assert_eq!(hot.instruments(&lab.scopes[0], Page::first()).await.expect("a list").items.len(), 1);
 }
 
 /// Ends the only backend: the next connection has prepared nothing.
@@ -388,26 +456,22 @@ async fn a_database_that_serves_the_tenant_no_more_refuses_the_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_takes_too_long_or_is_wrong_fails_and_the_connection_is_kept() {
-    const SLOW: PreparedRead =
+    static SLOW: PreparedRead =
         PreparedRead::new("slow", "SELECT pg_sleep(600) FROM app.tenant_fence WHERE tenant_id = $1", 0);
-    const WRONG: PreparedRead =
+    static WRONG: PreparedRead =
         PreparedRead::new("wrong", "SELECT 1 / $2 FROM app.tenant_fence WHERE tenant_id = $1", 1);
-    const NO_TABLE: PreparedRead = PreparedRead::new("no_table", "SELECT $1 FROM tenant.nothing", 0);
+    static NO_TABLE: PreparedRead = PreparedRead::new("no_table", "SELECT $1 FROM tenant.nothing", 0);
     // What is no SELECT is not prepared at all.
-    const WRITES: PreparedRead =
+    static WRITES: PreparedRead =
         PreparedRead::new("writes", "UPDATE tenant.project SET name = 'x' WHERE tenant_id = $1", 0);
-    const LOCKS: PreparedRead =
+    static LOCKS: PreparedRead =
         PreparedRead::new("locks", "SELECT no FROM tenant.project WHERE tenant_id = $1 FOR UPDATE", 0);
     let timeouts = stagesub_storage::pool::TxTimeouts {
         statement: std::time::Duration::from_millis(100),
         ..Default::default()
     };
-    let lab = Lab::start_with(stagesub_storage::pool::TenantPoolSettings {
-        max_connections: 1,
-        timeouts,
-        ..Default::default()
-    })
-    .await;
+    let lab =
+        Lab::start_with(TenantPoolSettings { max_connections: 1, timeouts, ..Default::default() }).await;
     let db = Arc::new(lab.tenants());
     let scope = &lab.scopes[0];
     for (what, numbers, code) in [

@@ -42,7 +42,7 @@ const BINDINGS: [&str; 4] =
     ["bound to no tenant", "bound to ''", "bound to garbage", "bound to another tenant"];
 
 /// Some of what is tried on everything else.
-const LIFTS: [(&str, &str); 20] = [
+const LIFTS: [(&str, &str); 22] = [
     ("the login", "attributes beyond those of a login"),
     ("stagesub_owner", "SET ROLE"),
     ("stagesub_migrator", "SET ROLE"),
@@ -57,6 +57,8 @@ const LIFTS: [(&str, &str); 20] = [
     ("app.enter(bigint)", "CREATE OR REPLACE PROCEDURE"),
     ("app.refuse(bigint)", "CREATE OR REPLACE FUNCTION"),
     ("app.refuse(bigint)", "ALTER FUNCTION"),
+    ("app.bind(uuid)", "CREATE OR REPLACE FUNCTION"),
+    ("app.bind(uuid)", "ALTER FUNCTION"),
     ("app.tenant_fence", "SELECT of other tenants' rows"),
     ("app.tenant_fence", "UPDATE"),
     ("app.marker", "UPDATE"),
@@ -372,13 +374,17 @@ async fn without_the_refusal_a_stale_node_reads() {
     .await;
     assert_eq!(places(&failed), expected, "{failed:#?}");
     assert!(reached(&failed) && failed.len() == 8, "{failed:#?}");
+}
 
-    // Asked of each row, it is never asked where there are none. A transaction that begins has one.
-    let expected = BTreeSet::from([("epoch", "TenantDb::read_in_one_message")]);
-    let failed = without("ALTER FUNCTION app.refuse(bigint) VOLATILE").await;
-    assert_eq!(places(&failed), expected, "{failed:#?}");
-    assert!(reached(&failed), "{failed:#?}");
-    assert!(failed.iter().filter(|attack| attack.attempt.ends_with("what finds nothing")).count() == 3);
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_refusal_to_bind_anybody_becomes_the_victim() {
+    let failed = without(
+        "CREATE OR REPLACE FUNCTION app.bind(wanted uuid) RETURNS uuid LANGUAGE plpgsql
+         AS 'BEGIN EXECUTE ''SET LOCAL app.tenant_id = '''''' || wanted::text || ''''''''; RETURN wanted; END'",
+    )
+    .await;
+    assert_eq!(places(&failed), BTreeSet::from([("epoch", "app.bind")]), "{failed:#?}");
+    assert!(reached(&failed) && failed.len() == 5, "{failed:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,7 +106,9 @@ async fn a_transaction_that_was_ended_behind_its_back_does_not_commit() {
     for ending in ["COMMIT", "ROLLBACK"] {
         let mut tx = begin(&db, scope, Access::Write).await;
         sqlx::raw_sql(ending).execute(&mut tx).await.unwrap();
-        assert_eq!(sqlstate(&insert(&mut tx, 1, "Violin").await.unwrap_err()), "22P02", "no tenant is bound");
+        assert_eq!(sqlstate(&insert(&mut tx, 1, "Violin").await.unwrap_err()), "25006", "sessions read");
+        let read = sqlx::query("SELECT no FROM tenant.instrument").fetch_all(&mut tx).await;
+        assert_eq!(sqlstate(&read.unwrap_err()), "22P02", "no tenant is bound");
         assert!(matches!(tx.commit().await, Err(CommitError::Refused(_))), "after {ending}");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The sources, without the tests at their foot: those are storage's.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "bounds",
     "deadline",
     "error",
@@ -12,6 +12,7 @@ const SOURCES: [&str; 12] = [
     "metered",
     "one_message",
     "one_write",
+    "parameters",
     "patience",
     "pool",
     "statement",

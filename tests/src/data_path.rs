@@ -46,8 +46,8 @@ impl Db {
     /// As the product's.
     pub async fn names(&self, scope: &TenantScope, most: i64) -> Result<Vec<PgRow>, ReadError> {
         const SQL: &str = "SELECT tenant_id, name FROM tenant.instrument WHERE tenant_id = $1 AND no <= $2";
-        const SOUND: PreparedRead = PreparedRead::new("storm_names", SQL, 1);
-        const UNCLEAN: sabotage::one_message::PreparedRead =
+        static SOUND: PreparedRead = PreparedRead::new("storm_names", SQL, 1);
+        static UNCLEAN: sabotage::one_message::PreparedRead =
             sabotage::one_message::PreparedRead::new("storm_names", SQL, 1);
         match self {
             Self::Sound(db) => db.read_in_one_message(scope, &SOUND, &[most]).await,

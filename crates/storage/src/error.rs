@@ -10,6 +10,8 @@ use stagesub_tenancy::{BeginError, BoxError};
 pub const STALE_EPOCH: &str = "TN001";
 /// SQLSTATE that `app.enter` raises: a writing transaction above READ COMMITTED.
 pub const ISOLATION: &str = "TN002";
+/// SQLSTATE that `app.bind` raises: of a transaction that may write, or is bound already.
+pub const NOT_BINDABLE: &str = "TN003";
 
 /// SQLSTATE of a lock that was not to be had in time.
 pub const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -117,7 +119,13 @@ fn ends_session(error: &sqlx::Error) -> bool {
     error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
-/// Of a statement that was prepared by name: it is not there (26000), there already (42P05), or its result has changed
+/// Whether the session is not as it was told to be when it was made (its transactions write, or it has a tenant), or a
+/// function is missing, as `app.bind` is in a database that was not migrated yet.
+pub(crate) fn is_unbindable(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some(NOT_BINDABLE | "42883"))
+}
+
+/// Of a statement that was prepared: it is not there (26000), there already (42P05), or its result has changed
 /// its type (0A000).
 pub(crate) fn is_unprepared(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("26000" | "42P05" | "0A000"))
@@ -132,6 +140,7 @@ mod tests {
         for (code, meaning) in [
             ("TN001", Failure::StaleEpoch),
             ("TN002", Failure::Statement),
+            ("TN003", Failure::Statement),
             ("23505", Failure::Constraint("musician_email_key".to_owned())),
             ("40P01", Failure::Contended),
             ("40001", Failure::Contended),

@@ -4,8 +4,7 @@
 //! `orchestra` it depends on `stagesub-tenancy` alone.
 //!
 //! - [`tx`] the transaction that is bound to one tenant, the only way to tenant data; [`one_message`] the same as
-//!   one read, in one message, with [`timestamp`] for its times, and [`one_write`] as one write, with [`literal`] for its
-//!   values; [`pool`] the connections under it; [`factory`] opens pools for the router and begins transactions, with
+//!   one read, in one message, and [`one_write`] as one write, with [`literal`] for its values; [`pool`] the connections under it; [`factory`] opens pools for the router and begins transactions, with
 //!   [`patience`] for a tenant that moves; [`fence`] lets a tenant in
 //! - [`catalogue`] which tenant tables there are and in which order they are copied; [`doctor`] what is wrong with
 //!   them and with everything else that isolation stands on
@@ -62,7 +61,7 @@
 //!
 //! - A tenant transaction begins from a [`TenantScope`](stagesub_tenancy::TenantScope), in
 //!   [`tx::TenantTx::begin`] or whole in [`one_message::read`] or [`one_write::write`] and nowhere else, with one message
-//!   that is built of UUIDs and integers, and of yes and no. It is served at the epoch that the router gave, or refused.
+//!   that is a constant with its values bound, or is built of UUIDs and integers, and of yes and no. It is served at the epoch that the router gave, or refused.
 //! - No pool and no connection to tenant data leaves this crate: a query needs a transaction to run on.
 //! - A connection is dirty from before the first message of a transaction until that transaction ended
 //!   cleanly (one that only read: until the message that ends it was sent, everything before it being answered).
@@ -94,6 +93,7 @@ pub mod migrate;
 pub mod moves;
 pub mod one_message;
 pub mod one_write;
+mod parameters;
 pub mod patience;
 pub mod pool;
 pub mod prove;
@@ -103,7 +103,6 @@ pub mod seal;
 pub mod service;
 mod statement;
 pub mod target;
-pub mod timestamp;
 pub mod tx;
 
 #[cfg(feature = "orchestra")]

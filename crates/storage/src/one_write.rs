@@ -9,13 +9,16 @@
 //! sessions are not the connection's own (behind a pooler), or have lost what was prepared, they stand in the statement
 //! itself, and nothing is prepared.
 //!
-//! No `RESET ALL` ends it, for the reason that it does not end a [read in one message](crate::one_message): what was set
-//! is set `LOCAL`, and the statement is this program's own, of those that read and write rows.
+//! No `RESET ALL` ends it, as it ends every other transaction: what was set is set `LOCAL`, the statement is this
+//! program's own, of those that read and write rows, and the application may not call `set_config`. So there is nothing
+//! of a session to take back.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Either, Executor as _};
 use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, BoxError, PlacementEpoch, TenantId, TenantScope};
 
@@ -24,9 +27,9 @@ use crate::deadline::Unanswered;
 use crate::error::{IDLE_IN_TRANSACTION, begin_error, is_dead, is_unprepared, leaves_open, sqlstate};
 use crate::factory::TenantDb;
 use crate::literal::Value;
-use crate::one_message::{Heard, Message, checked_name, is_syntax, send, stays_in_brackets};
+use crate::parameters::{checked_name, replaced, stays_in_brackets, takes_at_most};
 use crate::patience::Tries;
-use crate::pool::TenantPool;
+use crate::pool::{Borrowed, TenantPool};
 
 /// An `INSERT`, `UPDATE`, `DELETE` or `MERGE`, with or without `RETURNING`, alone or behind `WITH`, that a connection
 /// prepares when it first runs it. `$1` is the tenant, which the scope gives; what follows are [values](Value).
@@ -48,7 +51,7 @@ pub struct PreparedWrite {
 }
 
 impl PreparedWrite {
-    /// A write by a name that no other has, reads in one message included, with so many values after the tenant.
+    /// A write by a name that no other has, with so many values after the tenant.
     ///
     /// # Panics
     /// As [`PreparedRead::new`](crate::one_message::PreparedRead::new), and when the text is no such statement or takes
@@ -61,7 +64,7 @@ impl PreparedWrite {
             begins_with_a_change(sql.as_bytes()),
             "it is an INSERT, UPDATE, DELETE or MERGE, or begins WITH"
         );
-        assert!(highest_parameter(sql.as_bytes()) <= values + 1, "it takes more values than it says");
+        takes_at_most(sql.as_bytes(), values);
         Self { name, sql, values }
     }
 
@@ -69,31 +72,6 @@ impl PreparedWrite {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
-    }
-
-    /// The statement with values where its parameters are.
-    fn with(&self, literals: &[String]) -> String {
-        let (mut text, mut rest) = (String::with_capacity(self.sql.len()), self.sql);
-        let mut quote = None;
-        while let Some(c) = rest.chars().next() {
-            rest = &rest[c.len_utf8()..];
-            match (quote, c) {
-                (None, '$') => {
-                    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-                    let number = rest[..digits].parse::<usize>().ok();
-                    let literal = number.and_then(|number| literals.get(number.checked_sub(1)?));
-                    let literal = literal.expect("a parameter is one of those that it takes");
-                    write!(text, "({literal})").expect("a String takes every text");
-                    rest = &rest[digits..];
-                    continue;
-                }
-                (None, '\'' | '"') => quote = Some(c),
-                (Some(open), c) if open == c => quote = None,
-                _ => {}
-            }
-            text.push(c);
-        }
-        text
     }
 }
 
@@ -114,33 +92,6 @@ const fn begins_with_a_change(sql: &[u8]) -> bool {
         || word.eq_ignore_ascii_case(b"DELETE")
         || word.eq_ignore_ascii_case(b"MERGE")
         || word.eq_ignore_ascii_case(b"WITH")
-}
-
-/// The highest number of a parameter, outside of quotes.
-const fn highest_parameter(sql: &[u8]) -> usize {
-    let (mut at, mut highest, mut quote) = (0, 0, 0);
-    while at < sql.len() {
-        let byte = sql[at];
-        at += 1;
-        if quote != 0 {
-            if byte == quote {
-                quote = 0;
-            }
-        } else if byte == b'\'' || byte == b'"' {
-            quote = byte;
-        } else if byte == b'$' {
-            let mut number = 0;
-            while at < sql.len() && sql[at].is_ascii_digit() {
-                number = number * 10 + (sql[at] - b'0') as usize;
-                at += 1;
-            }
-            assert!(number > 0, "parameters are numbered from 1");
-            if number > highest {
-                highest = number;
-            }
-        }
-    }
-    highest
 }
 
 /// What a write came to. It is kept.
@@ -330,6 +281,26 @@ enum How {
     Inline,
 }
 
+/// One message, the last of whose statements is `COMMIT`, after the one that is wanted.
+struct Message {
+    text: String,
+    /// How many of its statements come before `PREPARE`, or before the one that is wanted where it prepares nothing.
+    prepare_at: usize,
+    /// How many come before the one that is wanted.
+    execute_at: usize,
+}
+
+/// What was heard of a message.
+#[derive(Debug, Default)]
+struct Heard {
+    /// How many of its statements were answered.
+    answered: usize,
+    /// The rows of the one that is wanted.
+    rows: Vec<PgRow>,
+    /// How many rows it made, changed, removed or brought.
+    affected: u64,
+}
+
 /// The message. The plan is made once: with one made for each value the planner would cost more than the write.
 fn message(
     tenant: TenantId,
@@ -354,12 +325,44 @@ fn message(
         write!(text, "PREPARE {name}(uuid{types}) AS {sql};").expect("a String takes every text");
     }
     if how == How::Inline {
-        text.push_str(&what.with(literals));
+        let bracketed: Vec<String> = literals.iter().map(|literal| format!("({literal})")).collect();
+        text.push_str(&replaced(sql, &bracketed));
     } else {
         write!(text, "EXECUTE {name}({})", literals.join(",")).expect("a String takes every text");
     }
     text.push_str(";COMMIT");
     Message { text, prepare_at, execute_at: prepare_at + usize::from(how == How::Prepare) }
+}
+
+/// Sends it and hears its answers.
+async fn send(borrowed: &mut Borrowed, message: &Message, heard: &mut Heard) -> Result<(), sqlx::Error> {
+    let query = sqlx::raw_sql(AssertSqlSafe(message.text.as_str()));
+    let mut answers = borrowed.connection().fetch_many(query);
+    while let Some(answer) = answers.next().await {
+        let wanted = heard.answered == message.execute_at;
+        match answer? {
+            Either::Left(done) => {
+                heard.answered += 1;
+                if wanted {
+                    heard.affected = done.rows_affected();
+                }
+            }
+            Either::Right(row) if wanted => heard.rows.push(row),
+            Either::Right(_) => {
+                return Err(sqlx::Error::Protocol("a row of a statement that has none".to_owned()));
+            }
+        }
+    }
+    if heard.answered == message.execute_at + 2 {
+        Ok(())
+    } else {
+        Err(sqlx::Error::Protocol(format!("{} statements were answered", heard.answered)))
+    }
+}
+
+/// It is not SQL. A message is parsed whole before any of it is carried out, and what is not the read's is.
+fn is_syntax(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("42601")
 }
 
 /// What an error means for the change.
@@ -434,11 +437,15 @@ mod tests {
     }
 
     #[test]
-    fn values_stand_where_their_parameters_were_and_nowhere_in_quotes() {
-        let literals = ["T".to_owned(), "-3".to_owned(), "N".to_owned()];
+    fn a_value_within_the_statement_stands_in_brackets() {
+        let text = sent(&[Value::Int(-3), Value::Null], How::Inline, None).text;
+        let (_, statement) = text.split_once("CALL app.enter(7);").expect("it enters");
         assert_eq!(
-            RENAME.with(&literals),
-            "UPDATE t SET name = (N), \"$2\" = '$1 ''$2''' WHERE tenant_id = (T) AND no = -(-3) RETURNING no"
+            statement,
+            format!(
+                "UPDATE t SET name = (NULL), \"$2\" = '$1 ''$2''' WHERE tenant_id = ('{TENANT}'::uuid) \
+                 AND no = -('-3') RETURNING no;COMMIT"
+            )
         );
     }
 

@@ -85,6 +85,10 @@ fn told(options: PgConnectOptions, settings: &TenantPoolSettings) -> PgConnectOp
             ("statement_timeout", milliseconds(statement).to_string()),
             ("lock_timeout", milliseconds(lock).to_string()),
             ("idle_in_transaction_session_timeout", milliseconds(idle).to_string()),
+            // Who writes says so where it begins. What does not begin, a statement by itself, reads, and as everybody does.
+            ("default_transaction_read_only", "on".to_owned()),
+            ("default_transaction_isolation", "read committed".to_owned()),
+            ("default_transaction_deferrable", "off".to_owned()),
         ]),
         BoundsBy::Transaction => options,
     }
@@ -293,12 +297,21 @@ pub(crate) struct Conn {
     _present: Present,
 }
 
-/// Statements that were prepared by name on a connection. What is prepared outlives every transaction.
+/// Statements that were prepared on a connection. What is prepared outlives every transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     known: Vec<Named>,
-    /// The one whose `PREPARE` was sent and has not been seen answered.
-    doubtful: Option<Named>,
+    /// The one that was sent to be prepared and has not been seen answered.
+    doubtful: Option<Doubtful>,
+}
+
+/// A statement of which it is not known whether it is prepared.
+#[derive(Debug, Clone, Copy)]
+enum Doubtful {
+    /// By its name, with `PREPARE`.
+    ByName(Named),
+    /// By the driver, which has names of its own.
+    ByDriver(Named),
 }
 
 /// A name, and the text that it stands for: of two texts by one name the second is not taken for the first.
@@ -309,14 +322,22 @@ impl Prepared {
     pub(crate) fn will_have(&mut self, statement: Named) -> bool {
         let wanting = !self.known.contains(&statement);
         if wanting {
-            self.doubtful = Some(statement);
+            self.doubtful = Some(Doubtful::ByName(statement));
         }
         wanting
     }
 
-    /// What was doubtful was seen to be there.
+    /// The driver prepares it with the next message, unless it is known; it is doubtful from then on.
+    pub(crate) fn driver_will_have(&mut self, statement: Named) {
+        if !self.known.contains(&statement) {
+            self.doubtful = Some(Doubtful::ByDriver(statement));
+        }
+    }
+
+    /// What was doubtful was seen to be there; of what the driver prepares: the driver has seen whether it is.
     pub(crate) fn has(&mut self) {
-        self.known.extend(self.doubtful.take());
+        self.known
+            .extend(self.doubtful.take().map(|(Doubtful::ByName(known) | Doubtful::ByDriver(known))| known));
     }
 }
 
@@ -516,7 +537,11 @@ async fn tidy(pg: &mut PgConnection, prepared: &mut Prepared) -> Result<(), sqlx
         }
     }
     sqlx::raw_sql("ROLLBACK;RESET ALL").execute(&mut *pg).await?;
-    if let Some((name, _)) = prepared.doubtful {
+    if let Some(doubtful) = prepared.doubtful {
+        let Doubtful::ByName((name, _)) = doubtful else {
+            // Nobody could ever name it again.
+            return Err(sqlx::Error::Protocol("a statement may have been left on the connection".to_owned()));
+        };
         // Another text of that name goes with it.
         prepared.known.retain(|(known, _)| *known != name);
         match sqlx::raw_sql(AssertSqlSafe(format!("DEALLOCATE {name}"))).execute(pg).await {

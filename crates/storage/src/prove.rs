@@ -10,7 +10,7 @@
 //! | `tables` | every table x operation, bound to no tenant, to `''`, to garbage, to another tenant |
 //! | `foreign-keys` | a row that refers to a row which only the victim has |
 //! | `unique-keys` | a row with the victim's key: meeting the key would tell that the victim has it |
-//! | `epoch` | beginning, or reading in one message, at another epoch, unbound, above READ COMMITTED, for a tenant that is not here |
+//! | `epoch` | beginning, or reading in one message, at another epoch, unbound, above READ COMMITTED, for a tenant that is not here; binding within a statement who is bound, or writes |
 //! | `fence-lifting` | becoming somebody else, changing tables, policies, functions, settings, other records |
 //! | `hardening` | functions that a superuser takes from PUBLIC |
 //! | `owner` | reading as the owner of the tables, whom only FORCE holds; with [`DatabaseProof::owner`] |
@@ -22,7 +22,9 @@
 //!
 //! Left out, because Postgres has no privilege for them: LISTEN and NOTIFY as statements, on channels that
 //! carry versions and never data; `SET app.tenant_id`, which is how the application binds a tenant at all. Who
-//! can run whole statements of his own as the application's login can bind any tenant.
+//! can run whole statements of his own as the application's login can bind any tenant. So can an expression by
+//! `app.bind`, where no tenant is bound and nothing may be written: nobody reads so but what the program reads in one
+//! message.
 //!
 //! An attack that held says something only if it would have succeeded without the guard. [`controls`] shows
 //! that: on a database that it makes of the migrations for this alone, it removes one guard at a time, sees the

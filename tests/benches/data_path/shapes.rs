@@ -9,13 +9,13 @@ use stagesub_storage::one_message::PreparedRead;
 use stagesub_storage::tx::LOOK_SQL;
 use stagesub_tests::bench::ground::{Ground, options};
 use stagesub_tests::bench::lean::{self, LeanPool};
-use stagesub_tests::bench::plain::{LIST, Listed};
+use stagesub_tests::bench::plain::LIST;
 use stagesub_tests::bench::rounds::Candidate;
 use stagesub_tests::database::{connect, run};
 use uuid::Uuid;
 
 use super::CONNECTIONS;
-use super::candidates::{LIMIT, ROWS, read};
+use super::candidates::{LIMIT, listed, read};
 
 /// The plainest, to which the others are compared.
 pub(crate) const PLAIN: &str = "begin, 4 SET LOCAL, CALL; COMMIT;RESET ALL";
@@ -25,8 +25,12 @@ const TIMEOUTS: &str = "SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout
 const CALL: &str = "CALL app.enter(1)";
 const RESET: &str = "COMMIT;RESET ALL";
 
-/// The list as one message reads it.
-const HOT: PreparedRead = PreparedRead::new("bench_hot", LIST, 2);
+/// The list as one statement reads it.
+static HOT: PreparedRead = PreparedRead::new("bench_hot", LIST, 2);
+/// The look at the fence within a message of several statements.
+const LOOKS: &str = "SELECT q.* FROM (SELECT r.* FROM (\n{list}\n) AS r OFFSET 0) AS q WHERE CASE WHEN \
+    (SELECT f.epoch FROM app.tenant_fence AS f WHERE f.tenant_id = $1 AND f.state = 'active') = $4 \
+    THEN true ELSE app.refuse($4) END";
 
 /// How it ends.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +103,7 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
     ];
     let once = "SET LOCAL plan_cache_mode=force_generic_plan;";
     let bounds = "SET LOCAL statement_timeout=5000;";
-    let hot = HOT.prepared();
+    let hot = LOOKS.replace("{list}", LIST);
     let one_message = |name, asks: bool, middle: String, end: &'static str| {
         let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
         let (prepare, ends) = if asks {
@@ -109,7 +113,7 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
             let types = "uuid,bigint,bigint";
             (format!("PREPARE bench_list({types}) AS {LIST}"), format!(",0,{LIMIT});{end}"))
         };
-        let prepared = if asks { HOT.name() } else { "bench_list" };
+        let prepared = if asks { "bench_hot" } else { "bench_list" };
         let begins = format!("{middle}EXECUTE {prepared}(");
         let message = Arc::new(OneMessage { prepare, begins, ends });
         Candidate::new(name, move |task| {
@@ -117,14 +121,31 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
         })
     };
     shapes.extend([
-        one_message("one message, as the product", true, format!("{bounds}{once}"), "COMMIT"),
-        one_message("one message, plans left to Postgres", true, bounds.to_owned(), "COMMIT"),
-        one_message("one message, timeouts not set", true, once.to_owned(), "COMMIT"),
-        one_message("one message, RESET ALL", true, format!("{bounds}{once}"), RESET),
-        one_message("one message, CALL before it", false, format!("{bounds}{once}{CALL};"), "COMMIT"),
-        one_message("one message, epoch not asked", false, format!("{bounds}{once}"), "COMMIT"),
+        one_statement(ground, &tenants, "one message, one statement, as the product"),
+        one_message("one message, six statements", true, format!("{bounds}{once}"), "COMMIT"),
+        one_message("six statements, plans left to Postgres", true, bounds.to_owned(), "COMMIT"),
+        one_message("six statements, timeouts not set", true, once.to_owned(), "COMMIT"),
+        one_message("six statements, RESET ALL", true, format!("{bounds}{once}"), RESET),
+        one_message("six statements, CALL before it", false, format!("{bounds}{once}{CALL};"), "COMMIT"),
+        one_message("six statements, epoch not asked", false, format!("{bounds}{once}"), "COMMIT"),
     ]);
     shapes
+}
+
+/// The whole as one statement, with its values bound, in a session that was told to read.
+fn one_statement(ground: &Ground, tenants: &Arc<[Uuid]>, name: &'static str) -> Candidate {
+    let reads = "SET default_transaction_read_only=on";
+    let pool = lean::pool(options(&ground.app, None), CONNECTIONS as usize, reads);
+    let tenants = Arc::clone(tenants);
+    Candidate::new(name, move |task| {
+        let (pool, tenant) = (pool.clone(), tenants[task % tenants.len()]);
+        async move {
+            let mut connection = pool.get().await.expect("a connection");
+            let query = sqlx::query(AssertSqlSafe(HOT.prepared())).bind(tenant).bind(0_i64).bind(LIMIT);
+            let rows = query.bind(1_i64).fetch_all(&mut *connection).await.expect("it is read");
+            listed(&rows);
+        }
+    })
 }
 
 /// Two texts as one that lasts.
@@ -178,7 +199,5 @@ async fn one_message_read(pool: LeanPool, tenant: Uuid, message: Arc<OneMessage>
         }
         Err(error) => panic!("{error}"),
     };
-    let page: Vec<Listed> =
-        rows.iter().map(|row| Listed::read(row).expect("it is a row of the list")).collect();
-    assert_eq!(page.len(), ROWS + 1);
+    listed(&rows);
 }

@@ -376,6 +376,11 @@ const GRANTS: &[Case] = &[
         "EXECUTE on ROUTINE app.refuse(bigint) for PUBLIC",
         "GRANT EXECUTE ON FUNCTION app.refuse(bigint) TO PUBLIC",
     ),
+    hole(
+        "grant-beyond",
+        "EXECUTE on ROUTINE app.bind(uuid) for PUBLIC",
+        "GRANT EXECUTE ON FUNCTION app.bind(uuid) TO PUBLIC",
+    ),
     hole("grant-beyond", "TEMPORARY on DATABASE shr for PUBLIC", "GRANT TEMPORARY ON DATABASE shr TO PUBLIC"),
     hole("grant-beyond", "CONNECT on DATABASE shr for PUBLIC", "GRANT CONNECT ON DATABASE shr TO PUBLIC"),
     hole(
@@ -431,6 +436,15 @@ const GUARDS: &[Case] = &[
     hole("guard-changed", "app.refuse(bigint)", "ALTER FUNCTION app.refuse(bigint) VOLATILE"),
     hole("guard-changed", "app.refuse(bigint)", "ALTER FUNCTION app.refuse(bigint) STRICT"),
     hole("guard-missing", "app.refuse(bigint)", "DROP FUNCTION app.refuse(bigint)"),
+    // Whoever is bound may become another.
+    hole(
+        "guard-changed",
+        "app.bind(uuid)",
+        "CREATE OR REPLACE FUNCTION app.bind(wanted uuid) RETURNS uuid LANGUAGE plpgsql
+            AS 'BEGIN EXECUTE ''SET LOCAL app.tenant_id = '''''' || wanted::text || ''''''''; RETURN wanted; END'",
+    ),
+    hole("guard-changed", "app.bind(uuid)", "ALTER FUNCTION app.bind(uuid) SECURITY DEFINER"),
+    hole("guard-missing", "app.bind(uuid)", "DROP FUNCTION app.bind(uuid)"),
     hole("guard-missing", "app.protect(regclass)", "DROP PROCEDURE app.protect(regclass)"),
     // A narrower argument is found first.
     hole(

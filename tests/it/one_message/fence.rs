@@ -16,13 +16,11 @@ use super::{EVERYBODY, OWNERS, one_connection, owned};
 use crate::tenant_tx::lab::{Lab, sqlstate};
 
 /// Statements that are planned in every way there is to read in one, with their integers.
-const READS: &[(PreparedRead, &[i64])] = &[
-    (OWNERS, &[0]),
-    (EVERYBODY, &[]),
+static READS: [(PreparedRead, &[i64]); 13] = [
     (
         PreparedRead::new(
             "musicians",
-            include_str!("../../../crates/storage/src/repo/hot_lists/musicians.sent.sql"),
+            include_str!("../../../crates/storage/src/repo/hot_lists/musicians.sql"),
             2,
         ),
         &[0, 21],
@@ -30,7 +28,7 @@ const READS: &[(PreparedRead, &[i64])] = &[
     (
         PreparedRead::new(
             "instruments",
-            include_str!("../../../crates/storage/src/repo/hot_lists/instruments.sent.sql"),
+            include_str!("../../../crates/storage/src/repo/hot_lists/instruments.sql"),
             2,
         ),
         &[0, 21],
@@ -38,7 +36,7 @@ const READS: &[(PreparedRead, &[i64])] = &[
     (
         PreparedRead::new(
             "projects",
-            include_str!("../../../crates/storage/src/repo/hot_lists/projects.sent.sql"),
+            include_str!("../../../crates/storage/src/repo/hot_lists/projects.sql"),
             2,
         ),
         &[0, 21],
@@ -82,6 +80,9 @@ const READS: &[(PreparedRead, &[i64])] = &[
         &[0],
     ),
     (PreparedRead::new("one", "SELECT $1::text, 1 AS one", 0), &[]),
+    // Nothing in it hangs on what is given.
+    (PreparedRead::new("alone", "SELECT no FROM tenant.instrument ORDER BY no", 0), &[]),
+    (PreparedRead::new("constant", "SELECT 1 AS one", 0), &[]),
     // Conditions of their own that are asked once, and do not hold.
     (
         PreparedRead::new(
@@ -97,8 +98,13 @@ const READS: &[(PreparedRead, &[i64])] = &[
         PreparedRead::new("never", "SELECT no FROM tenant.instrument WHERE tenant_id = $1 AND $2 > 7", 1),
         &[0],
     ),
-    (PreparedRead::new("nowhere", "SELECT no FROM tenant.instrument WHERE tenant_id = $1 AND false", 0), &[]),
 ];
+
+/// All of them.
+fn reads() -> impl Iterator<Item = (&'static PreparedRead, &'static [i64])> {
+    let others: [(&PreparedRead, &[i64]); 2] = [(&OWNERS, &[0]), (&EVERYBODY, &[])];
+    READS.iter().map(|(read, numbers)| (read, *numbers)).chain(others)
+}
 
 /// How a statement that was prepared by this name is planned.
 async fn explain(conn: &mut PgConnection, arguments: &str) -> Value {
@@ -113,69 +119,121 @@ fn tables(node: &Value) -> Vec<&str> {
     node["Relation Name"].as_str().into_iter().chain(below).collect()
 }
 
-/// Whether the question for the epoch, and nothing else, is asked once and above everything that is read, and for it
-/// nothing but the fence is looked at.
+/// Whether the tenant is bound, and then the epoch asked for, once and before anything else of the plan: by the outer
+/// side of a nested loop, which brings one row and looks at nothing but the fence, and all that is read is on the inner.
 fn asks_first(plan: &Value) -> bool {
-    let asked = plan["One-Time Filter"].as_str().unwrap_or_default();
-    let of_its_own = |child: &&Value| child["Parent Relationship"] == "InitPlan";
-    plan["Node Type"] == "Result"
-        && asked.starts_with("CASE WHEN (")
+    let [outer, inner] = plan["Plans"].as_array().map_or(&[][..], Vec::as_slice) else { return false };
+    let asked = outer["Filter"].as_str().unwrap_or_default();
+    let once = |what: &str| {
+        outer.to_string().matches(what).count() == 1 && inner.to_string().matches(what).count() == 0
+    };
+    plan["Node Type"] == "Nested Loop"
+        && plan["Join Type"] == "Inner"
+        && plan["Join Filter"].is_null()
+        && (outer["Node Type"] == "Subquery Scan" && outer["Alias"] == "stagesub_bound")
+        && asked.starts_with("CASE WHEN ((SubPlan ")
         && asked.ends_with(" END")
-        && plan.to_string().matches("app.refuse(").count() == 1
-        && plan["Plans"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(of_its_own)
-            .flat_map(tables)
-            .eq(["tenant_fence"])
+        && once("app.refuse(")
+        && once("app.bind(")
+        && tables(outer) == ["tenant_fence"]
+        // It is the dependency that decides, and not what it costs.
+        && inner.to_string().contains("stagesub_bound.")
+}
+
+/// How a statement is planned among the transactions of a tenant.
+async fn planned(conn: &mut PgConnection, sql: &str, types: &str, mode: &str, arguments: &str) -> Value {
+    run(
+        conn,
+        &format!("BEGIN READ ONLY; SET LOCAL plan_cache_mode = {mode}; PREPARE fenced({types}) AS {sql}"),
+    )
+    .await;
+    let plan = explain(conn, arguments).await;
+    run(conn, "ROLLBACK; DEALLOCATE fenced").await;
+    plan
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_epoch_is_asked_once_and_above_everything_that_is_read() {
+async fn the_tenant_is_bound_and_the_epoch_asked_before_anything_is_read() {
     let lab = one_connection().await;
     let tenant = lab.scopes[0].tenant_id();
     let mut conn = connect(&lab.app).await;
-    for (read, numbers) in READS {
-        let types = ",bigint".repeat(numbers.len() + 1);
-        let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-        let prepare = format!(
-            "BEGIN READ ONLY; SET LOCAL app.tenant_id = '{tenant}'; PREPARE fenced(uuid{types}) AS {}",
-            read.prepared()
-        );
-        run(&mut conn, &prepare).await;
+    for (read, numbers) in reads() {
+        let types = format!("uuid{}", ",bigint".repeat(numbers.len() + 1));
+        let numbers: String = numbers.iter().map(|number| format!("{number},")).collect();
         for mode in ["force_generic_plan", "force_custom_plan"] {
-            run(&mut conn, &format!("SET LOCAL plan_cache_mode = {mode}")).await;
             // A plan is made for an epoch that is not the tenant's as for any.
             for epoch in ["1", "2"] {
-                let mut arguments = vec![format!("'{tenant}'")];
-                arguments.extend(numbers.iter().cloned());
-                arguments.push(epoch.to_owned());
-                let plan = explain(&mut conn, &arguments.join(",")).await;
+                let arguments = format!("'{tenant}',{numbers}{epoch}");
+                let plan = planned(&mut conn, read.prepared(), &types, mode, &arguments).await;
                 assert!(asks_first(&plan), "{}: {plan:#}", read.name());
             }
         }
-        run(&mut conn, "ROLLBACK; DEALLOCATE fenced").await;
     }
 
-    // A condition that is asked with others, or of rows, is told from it.
-    let without_offset = EVERYBODY.prepared().replace(" OFFSET 0", "");
-    let prepare = format!(
-        "BEGIN READ ONLY; SET LOCAL app.tenant_id = '{tenant}'; SET LOCAL plan_cache_mode = force_generic_plan;
-         PREPARE fenced(uuid,bigint) AS {without_offset}"
-    );
-    run(&mut conn, &prepare).await;
-    let plan = explain(&mut conn, &format!("'{tenant}',1")).await;
+    // What hangs on nothing, or is asked of what is read, is told from it.
+    let alone = reads().find(|(read, _)| read.name() == "alone").expect("one of them").0.prepared();
+    let apart = alone.replace(" WHERE stagesub_bound.tenant IS NOT NULL", "");
+    assert_ne!(apart, alone);
+    let plan =
+        planned(&mut conn, &apart, "uuid,bigint", "force_generic_plan", &format!("'{tenant}',1")).await;
     assert!(!asks_first(&plan), "{plan:#}");
-    run(&mut conn, "ROLLBACK; DEALLOCATE fenced").await;
-    run(&mut connect(&lab.admin).await, "ALTER FUNCTION app.refuse(bigint) VOLATILE").await;
-    let prepare = format!(
-        "BEGIN READ ONLY; SET LOCAL app.tenant_id = '{tenant}'; PREPARE fenced(uuid,bigint) AS {}",
-        EVERYBODY.prepared()
-    );
-    run(&mut conn, &prepare).await;
-    let plan = explain(&mut conn, &format!("'{tenant}',1")).await;
+    let late =
+        EVERYBODY.prepared().replace("f.tenant_id = stagesub_bound.tenant", "f.tenant_id = q.tenant_id");
+    let plan = planned(&mut conn, &late, "uuid,bigint", "force_generic_plan", &format!("'{tenant}',1")).await;
     assert!(!asks_first(&plan), "{plan:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_plan_is_kept_whatever_is_asked_for() {
+    static FEW: PreparedRead = PreparedRead::new(
+        "few",
+        "SELECT no, pg_backend_pid() FROM tenant.instrument WHERE tenant_id = $1 AND no > $2 ORDER BY no LIMIT $3",
+        2,
+    );
+    let lab = one_connection().await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    let rows = format!(
+        "INSERT INTO tenant.instrument (tenant_id, no, name, created_at, updated_at)
+         SELECT '{}', no, 'Nr ' || no, now(), now() FROM generate_series(100, 5100) AS no; ANALYZE tenant.instrument",
+        ours.tenant_id()
+    );
+    run(&mut connect(&lab.admin).await, &rows).await;
+    // One page of very many, and of one: values by which a plan for these would be the cheaper by far.
+    for round in 0..30 {
+        let scope = if round % 3 == 0 { theirs } else { ours };
+        db.read_in_one_message(scope, &FEW, &[0, 1]).await.expect("it is read");
+    }
+    let mut tx = db.begin(ours, Access::Read).await.expect("it begins");
+    let (generic, custom): (i64, i64) = sqlx::query_as(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%pg_backend_pid()%' AND NOT from_sql
+            AND statement NOT LIKE '%pg_prepared_statements%'",
+    )
+    .fetch_one(&mut tx)
+    .await
+    .expect("it is prepared");
+    tx.commit().await.expect("it ends");
+    // PostgreSQL tries five that are made for their values.
+    assert_eq!((generic, custom), (25, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_bring_nothing_brings_nothing_at_any_epoch() {
+    static NOWHERE: PreparedRead = PreparedRead::new(
+        "nowhere",
+        "SELECT i.no FROM tenant.instrument AS i, tenant.project AS p WHERE i.tenant_id = $1 AND false",
+        0,
+    );
+    let lab = one_connection().await;
+    let db = lab.tenants().with_patience(MovePatience::within(Duration::ZERO));
+    let [ours, _] = &lab.scopes;
+    for epoch in [1, 2] {
+        lab.directory.place(ours.tenant_id(), Placement::Shared(lab.database), epoch);
+        match db.read_in_one_message(ours, &NOWHERE, &[]).await {
+            Ok(rows) => assert!(rows.is_empty(), "{epoch}: {} rows", rows.len()),
+            refused => assert!(epoch == 2 && is_refused(&refused), "{epoch}: {refused:?}"),
+        }
+    }
 }
 
 fn is_refused(read: &Result<Vec<PgRow>, ReadError>) -> bool {
@@ -206,7 +264,7 @@ async fn no_epoch_but_the_tenants_own_reads_anything_whatever_there_is_to_read()
         ] {
             run(&mut admin, &fenced).await;
             lab.directory.place(tenant, place, epoch);
-            for (read, numbers) in READS {
+            for (read, numbers) in reads() {
                 let refused = db.read_in_one_message(scope, read, numbers).await;
                 assert!(is_refused(&refused), "{fenced}, {epoch}, {}: {refused:?}", read.name());
             }
@@ -216,7 +274,7 @@ async fn no_epoch_but_the_tenants_own_reads_anything_whatever_there_is_to_read()
             );
             run(&mut admin, &served).await;
             lab.directory.place(tenant, place, 3);
-            for (read, numbers) in READS {
+            for (read, numbers) in reads() {
                 db.read_in_one_message(scope, read, numbers).await.expect("it is read at its epoch");
             }
         }
@@ -226,7 +284,7 @@ async fn no_epoch_but_the_tenants_own_reads_anything_whatever_there_is_to_read()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_evaluated_at_another_epoch() {
-    const DIVIDES: PreparedRead =
+    static DIVIDES: PreparedRead =
         PreparedRead::new("divides", "SELECT 1 / (no - no) FROM tenant.instrument WHERE tenant_id = $1", 0);
     let lab = one_connection().await;
     let db = lab.tenants().with_patience(MovePatience::within(Duration::ZERO));
@@ -294,7 +352,7 @@ async fn hand_on(admin: &mut PgConnection, tenant: TenantId, epoch: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_read_is_of_the_moment_at_which_the_epoch_was_looked_at() {
-    const NAMES: PreparedRead =
+    static NAMES: PreparedRead =
         PreparedRead::new("names", "SELECT name FROM tenant.instrument WHERE tenant_id = $1", 0);
     const LAST: i64 = 300;
     let lab = one_connection().await;

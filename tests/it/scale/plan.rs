@@ -189,8 +189,10 @@ fn wrong(node: &Value, kind: &str, (limited, large): (bool, bool), indexes: &Ind
 /// Whether a condition is on one value of the tenant: that of a parameter, of the policies' `(SELECT app.tenant_id())`,
 /// or a constant.
 fn of_one_tenant(condition: &str) -> bool {
-    static EQUAL: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"\btenant_id = (\$\d+|'[0-9a-f-]{36}'::uuid)\)").expect("a pattern"));
+    static EQUAL: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"\btenant_id = (\$\d+|'[0-9a-f-]{36}'::uuid|stagesub_bound\.tenant)\)")
+            .expect("a pattern")
+    });
     EQUAL.is_match(condition)
 }
 

@@ -74,14 +74,13 @@ pub(crate) fn all() -> Vec<Statement> {
             statements.insert(statement.line(), statement);
         }
     }
-    let mut hot = files(&root.join("crates/storage/src/repo/hot_lists"), "sql");
-    hot.retain(|file| file.to_string_lossy().ends_with(".sent.sql"));
+    let hot = files(&root.join("crates/storage/src/repo/hot_lists"), "sql");
     assert!(!hot.is_empty(), "there are lists that are read in one message");
     for file in hot {
-        // As the one-message read prepares them: typed, the tenant, integers and the epoch, and asking for the epoch.
+        // As the one-message read prepares them: the tenant, integers and the epoch; it binds, and asks for the epoch.
         let sql: &'static str = read(&file).leak();
-        let prepared = PreparedRead::new("scale", sql, 2).prepared();
-        let statement = Statement::new(&prepared, &["uuid", "bigint", "bigint", "bigint"]);
+        let read = PreparedRead::new("scale", sql, 2);
+        let statement = Statement::new(read.prepared(), &["uuid", "bigint", "bigint", "bigint"]);
         statements.insert(statement.line(), statement);
     }
     let look = Statement::new(LOOK_SQL, &["uuid", "bigint"]);

@@ -46,6 +46,10 @@ pub mod one_write {
     include!(concat!(env!("OUT_DIR"), "/one_write.rs"));
 }
 
+mod parameters {
+    include!(concat!(env!("OUT_DIR"), "/parameters.rs"));
+}
+
 /// How long a begin is tried again.
 pub mod patience {
     include!(concat!(env!("OUT_DIR"), "/patience.rs"));

@@ -3,13 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
-use sqlx::{Decode, Error, Postgres, Row, Type};
-use stagesub_storage::timestamp::SentTimestamp;
+use sqlx::{Error, Row};
 
 /// The product's own statement.
 pub const LIST: &str = include_str!("../../../crates/storage/src/repo/hot_lists/musicians.sql");
-/// The same as one message sends it: its times as eight bytes.
-pub const LIST_SENT: &str = include_str!("../../../crates/storage/src/repo/hot_lists/musicians.sent.sql");
 
 /// A musician as it is listed.
 #[derive(Debug, Serialize)]
@@ -49,21 +46,6 @@ impl Listed {
     /// # Errors
     /// A row of another shape.
     pub fn read(row: &PgRow) -> Result<Self, Error> {
-        Self::read_with::<DateTime<Utc>>(row)
-    }
-
-    /// The same of [`LIST_SENT`].
-    ///
-    /// # Errors
-    /// A row of another shape.
-    pub fn read_sent(row: &PgRow) -> Result<Self, Error> {
-        Self::read_with::<SentTimestamp>(row)
-    }
-
-    fn read_with<'r, T>(row: &'r PgRow) -> Result<Self, Error>
-    where
-        T: Decode<'r, Postgres> + Type<Postgres> + Into<DateTime<Utc>>,
-    {
         Ok(Self {
             no: row.try_get(0)?,
             first_name: row.try_get(1)?,
@@ -74,9 +56,9 @@ impl Listed {
             local_residence: row.try_get(6)?,
             notes: row.try_get(7)?,
             is_active: row.try_get(8)?,
-            archived_at: row.try_get::<Option<T>, _>(9)?.map(Into::into),
-            created_at: row.try_get::<T, _>(10)?.into(),
-            updated_at: row.try_get::<T, _>(11)?.into(),
+            archived_at: row.try_get(9)?,
+            created_at: row.try_get(10)?,
+            updated_at: row.try_get(11)?,
             qualifications: row.try_get(12)?,
         })
     }

@@ -66,7 +66,7 @@ pub(super) const READ: &str = "
     FROM ledger.counter AS c WHERE c.tenant_id = $1";
 
 /// The same in one message.
-pub(super) const READ_AT_ONCE: PreparedRead = PreparedRead::new("history_seen", READ, 0);
+pub(super) static READ_AT_ONCE: PreparedRead = PreparedRead::new("history_seen", READ, 0);
 
 /// What is moved of a tenant who has them.
 #[must_use]

@@ -132,6 +132,7 @@ pub(super) const RIGHTS: &[Right] = &[
     right(MOVER, "app", On::Routine("tenant_id"), &["EXECUTE"]),
     right(APP, "app", On::Routine("enter"), &["EXECUTE"]),
     right(APP, "app", On::Routine("refuse"), &["EXECUTE"]),
+    right(APP, "app", On::Routine("bind"), &["EXECUTE"]),
     // Tenants' data; of an orchestra's own tables where there are some.
     right(APP, TENANT, On::Schema, &["USAGE"]),
     right(MOVER, TENANT, On::Schema, &["USAGE"]),

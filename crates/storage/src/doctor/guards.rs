@@ -322,6 +322,9 @@ mod tests {
         let refuse = find("refuse");
         assert!(refuse.nature.body.contains("TN001") && !refuse.nature.is_procedure && !refuse.nature.strict);
         assert_eq!((refuse.nature.volatility.as_str(), refuse.nature.parallel.as_str()), ("s", "s"));
+        let bind = find("bind");
+        assert!(bind.nature.body.contains("TN003") && !bind.nature.definer && !bind.nature.configured);
+        assert_eq!((bind.arguments.as_str(), bind.nature.volatility.as_str()), ("uuid", "v"));
     }
 
     #[test]

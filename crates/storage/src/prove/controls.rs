@@ -5,7 +5,6 @@ mod guards;
 use stagesub_tenancy::TenantId;
 use stagesub_tenancy::prove::{Attack, Expectation, Proof};
 
-use super::epoch::Reading;
 use super::error::ProveError;
 use super::label::Label;
 use super::operation::Operation;
@@ -77,7 +76,9 @@ enum Aim<'a> {
     /// `app.enter`.
     Epoch,
     /// Reads that are one message, which do not enter.
-    Reads(Reading),
+    Reads,
+    /// `app.bind`.
+    Bind,
     /// One statement: its target, what is tried, the SQL.
     Statement { target: &'a str, attempt: &'a str, sql: &'a str },
 }
@@ -154,9 +155,8 @@ impl Range {
                     vec![unique_keys::attack_key(app, subject, key, both, label).await?]
                 }
                 Aim::Epoch => epoch::attack_check(app, self.victim, Scratch::epoch(), label).await?,
-                Aim::Reads(reading) => {
-                    epoch::attack_reads(&mut self.path, self.victim, Scratch::epoch(), *reading, label).await
-                }
+                Aim::Reads => epoch::attack_reads(&mut self.path, self.victim, Scratch::epoch(), label).await,
+                Aim::Bind => epoch::attack_bind(app, both, label).await?,
                 Aim::Statement { target, attempt, sql } => {
                     vec![lifting::attack_one(app, self.attacker, (target, attempt, sql), label).await?]
                 }
@@ -230,7 +230,7 @@ impl Range {
         Ok(attacks)
     }
 
-    /// `app.tenant_id()`, `app.enter` and `app.refuse`.
+    /// `app.tenant_id()`, `app.enter`, `app.refuse` and `app.bind`.
     async fn functions(&mut self) -> Result<Vec<Attack>, ProveError> {
         let subjects = self.subjects.clone();
         let silent: Vec<Aim<'_>> = subjects
@@ -248,9 +248,9 @@ impl Range {
         let guard = guards::epoch_check(&mut self.bench).await?;
         attacks.extend(self.with_and_without(&guard, &[Aim::Epoch]).await?);
         let guard = guards::refusal(&mut self.bench).await?;
-        attacks.extend(self.with_and_without(&guard, &[Aim::Reads(Reading::Either)]).await?);
-        let guard = guards::refused_first();
-        attacks.extend(self.with_and_without(&guard, &[Aim::Reads(Reading::Nothing)]).await?);
+        attacks.extend(self.with_and_without(&guard, &[Aim::Reads]).await?);
+        let guard = guards::binding(&mut self.bench).await?;
+        attacks.extend(self.with_and_without(&guard, &[Aim::Bind]).await?);
         Ok(attacks)
     }
 

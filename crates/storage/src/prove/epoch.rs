@@ -11,7 +11,7 @@ use super::label::{Label, not_carried_out};
 use super::path::DataPath;
 use super::session::{Answer, Bound, Session};
 use super::tables::{NO_PRIVILEGE, bindings};
-use crate::error::{ISOLATION, STALE_EPOCH};
+use crate::error::{ISOLATION, NOT_BINDABLE, STALE_EPOCH};
 use crate::one_message::{PreparedRead, ReadError};
 use crate::one_write::{PreparedWrite, WriteError};
 use crate::target::ConnectionTarget;
@@ -21,6 +21,8 @@ pub(super) const SUITE: &str = "epoch";
 
 /// What is entered.
 const TARGET: &str = "app.enter";
+/// What binds a statement that reads without entering.
+const BIND: &str = "app.bind";
 /// What reads without entering.
 const ONE_MESSAGE: &str = "TenantDb::read_in_one_message";
 
@@ -28,13 +30,13 @@ const ONE_MESSAGE: &str = "TenantDb::read_in_one_message";
 const ONE_WRITE: &str = "TenantDb::write_in_one_message";
 
 /// What every database that holds tenants has to be read: the tenant's own fence.
-const FENCE: PreparedRead = PreparedRead::new(
+static FENCE: PreparedRead = PreparedRead::new(
     "prove_fence",
     "SELECT f.tenant_id FROM app.tenant_fence AS f WHERE f.tenant_id = $1",
     0,
 );
 /// What finds nothing.
-const NOTHING: PreparedRead = PreparedRead::new(
+static NOTHING: PreparedRead = PreparedRead::new(
     "prove_nothing",
     "SELECT f.tenant_id FROM app.tenant_fence AS f WHERE f.tenant_id = $1 LIMIT 0",
     0,
@@ -47,23 +49,10 @@ const TOUCH: PreparedWrite = PreparedWrite::new(
     0,
 );
 
-/// What is read in one message at an epoch that is not the tenant's.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Reading {
-    /// A row that is there, and none.
-    Either,
-    /// What finds nothing: a condition that is asked of rows alone is never asked.
-    Nothing,
-}
-
-impl Reading {
-    const fn reads(self) -> &'static [(&'static str, PreparedRead)] {
-        const READS: &[(&str, PreparedRead)] = &[("a row", FENCE), ("what finds nothing", NOTHING)];
-        match self {
-            Self::Either => READS,
-            Self::Nothing => READS.split_at(1).1,
-        }
-    }
+/// What is read in one message: a row, and what finds nothing, where a condition that is asked of rows alone is never
+/// asked.
+fn reads() -> [(&'static str, &'static PreparedRead); 2] {
+    [("a row", &FENCE), ("what finds nothing", &NOTHING)]
 }
 
 /// How a transaction begins.
@@ -138,7 +127,7 @@ async fn attack_left(
     }
     attacks.extend(attack(app, (attacker, victim), epoch, &label).await?);
     let mut path = DataPath::open(app, login).await?;
-    attacks.extend(attack_reads(&mut path, victim, epoch, Reading::Either, &label).await);
+    attacks.extend(attack_reads(&mut path, victim, epoch, &label).await);
     attacks.extend(attack_writes(&mut path, victim, epoch, &label).await);
     path.close().await;
     Ok(attacks)
@@ -168,10 +157,12 @@ pub(super) async fn attack_all(
         attacks.push(Label::allowed(SUITE, TARGET, format!("the victim's epoch, {mode}"), outcome));
     }
     attacks.extend(attack(app, (attacker, victim), epoch, &Label::held()).await?);
+    attacks.push(bind_allowed(app, victim).await?);
+    attacks.extend(attack_bind(app, (attacker, victim), &Label::held()).await?);
     attacks.extend(data_path(app, login, attacker, victim, epoch).await?);
     let mut path = DataPath::open(app, login).await?;
     path.place(victim, PlacementEpoch(epoch));
-    for (what, read) in Reading::Either.reads() {
+    for (what, read) in reads() {
         let outcome = match path.read(victim, read).await {
             Ok(rows) if rows == usize::from(read.name() == FENCE.name()) => {
                 Outcome::Reached("it was read".to_owned())
@@ -182,7 +173,7 @@ pub(super) async fn attack_all(
         let attempt = format!("the victim's epoch, {what}");
         attacks.push(Label::allowed(SUITE, ONE_MESSAGE, attempt, outcome));
     }
-    attacks.extend(attack_reads(&mut path, victim, epoch, Reading::Either, &Label::held()).await);
+    attacks.extend(attack_reads(&mut path, victim, epoch, &Label::held()).await);
     path.place(victim, PlacementEpoch(epoch));
     let outcome = match path.write(victim, &TOUCH).await {
         Ok(1) => Outcome::Reached("it was carried out".to_owned()),
@@ -233,13 +224,12 @@ pub(super) async fn attack_reads(
     path: &mut DataPath,
     victim: TenantId,
     epoch: i64,
-    reading: Reading,
     label: &Label,
 ) -> Vec<Attack> {
     let mut attacks = Vec::new();
     for (case, tenant, epoch) in elsewhere(victim, epoch) {
         path.place(tenant, PlacementEpoch(epoch));
-        for (what, read) in reading.reads() {
+        for (what, read) in reads() {
             let outcome = match path.read(tenant, read).await {
                 Ok(rows) => Outcome::Reached(format!("it was read, with {rows} rows")),
                 Err(ReadError::Begin(error)) if is_refused(&error, tenant != victim) => Outcome::Refused,
@@ -301,6 +291,51 @@ pub(super) async fn attack_check(
         attacks.push(label.attack(SUITE, TARGET, format!("the victim's epoch, {mode}"), outcome));
     }
     Ok(attacks)
+}
+
+/// Attacks `app.bind`: whoever is bound becomes the victim, or whoever is bound to nobody writes as the victim without
+/// having entered.
+pub(super) async fn attack_bind(
+    app: &Session,
+    (attacker, victim): (TenantId, TenantId),
+    label: &Label,
+) -> Result<Vec<Attack>, ProveError> {
+    let mut attacks = Vec::new();
+    for (bound, mode) in [
+        (Bound::To(attacker), Mode::Read),
+        (Bound::Garbage, Mode::Read),
+        (Bound::To(attacker), Mode::Write),
+        (Bound::Never, Mode::Write),
+        (Bound::Empty, Mode::Write),
+    ] {
+        let outcome = judge(bind(app, bound, mode, victim).await?, &[NOT_BINDABLE]);
+        attacks.push(label.attack(SUITE, BIND, format!("{bound}, {mode}"), outcome));
+    }
+    Ok(attacks)
+}
+
+/// That `app.bind` binds at all.
+async fn bind_allowed(app: &Session, victim: TenantId) -> Result<Attack, ProveError> {
+    let (bound, mode) = (Bound::Never, Mode::Read);
+    let outcome = match bind(app, bound, mode, victim).await? {
+        Answer::Done(done) if done.value == Some(victim.to_string()) => {
+            Outcome::Reached("it was bound".to_owned())
+        }
+        Answer::Done(_) => not_carried_out("it was not bound to the victim".to_owned()),
+        Answer::Refused(refusal) => not_carried_out(format!("it met {refusal}")),
+    };
+    Ok(Label::allowed(SUITE, BIND, format!("{bound}, {mode}"), outcome))
+}
+
+/// On connections of its own: one that was bound once is not one that never was.
+async fn bind(app: &Session, bound: Bound, mode: Mode, victim: TenantId) -> Result<Answer, ProveError> {
+    let mut own = app.another().await?;
+    let mut transaction = own.begin(bound).await?;
+    transaction.set(mode.statement()).await?;
+    let answer = transaction.run(&format!("SELECT app.bind('{victim}')::text")).await?;
+    transaction.end().await?;
+    own.close().await?;
+    Ok(answer)
 }
 
 async fn enter(app: &mut Session, bound: Bound, mode: Mode, epoch: &str) -> Result<Answer, ProveError> {

@@ -352,6 +352,13 @@ async fn of_the_platform(
         ),
         ("app.refuse(bigint)", "ALTER FUNCTION", "ALTER FUNCTION app.refuse(bigint) VOLATILE"),
         ("app.refuse(bigint)", "DROP FUNCTION", "DROP FUNCTION app.refuse(bigint)"),
+        (
+            "app.bind(uuid)",
+            "CREATE OR REPLACE FUNCTION",
+            "CREATE OR REPLACE FUNCTION app.bind(wanted uuid) RETURNS uuid LANGUAGE sql AS 'SELECT wanted'",
+        ),
+        ("app.bind(uuid)", "ALTER FUNCTION", "ALTER FUNCTION app.bind(uuid) SECURITY DEFINER"),
+        ("app.bind(uuid)", "DROP FUNCTION", "DROP FUNCTION app.bind(uuid)"),
         ("app.protect(regclass)", "CALL", "CALL app.protect('app.marker')"),
     ];
     lifts.extend(functions.into_iter().map(|(target, attempt, sql)| Lift::new(target, attempt, sql)));

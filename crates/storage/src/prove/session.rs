@@ -113,6 +113,11 @@ impl Session {
         })
     }
 
+    /// Two connections more of the same login.
+    pub(super) async fn another(&self) -> Result<Self, ProveError> {
+        Self::open(&self.target).await
+    }
+
     /// The same, acting as another role in each transaction.
     pub(super) fn acting_as(&mut self, role: &str) {
         self.opening = format!("{OPENING};SET LOCAL ROLE {role}");

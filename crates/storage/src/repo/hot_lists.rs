@@ -21,16 +21,15 @@ use crate::one_message::{PreparedRead, ReadError};
 use crate::tx::TenantTx;
 use crate::unit::commit_error;
 
-const MUSICIANS: PreparedRead =
-    PreparedRead::new("hot_musicians", include_str!("hot_lists/musicians.sent.sql"), 2);
-const INSTRUMENTS: PreparedRead =
-    PreparedRead::new("hot_instruments", include_str!("hot_lists/instruments.sent.sql"), 2);
-const PROJECTS: PreparedRead =
-    PreparedRead::new("hot_projects", include_str!("hot_lists/projects.sent.sql"), 2);
+static MUSICIANS: PreparedRead =
+    PreparedRead::new("hot_musicians", include_str!("hot_lists/musicians.sql"), 2);
+static INSTRUMENTS: PreparedRead =
+    PreparedRead::new("hot_instruments", include_str!("hot_lists/instruments.sql"), 2);
+static PROJECTS: PreparedRead = PreparedRead::new("hot_projects", include_str!("hot_lists/projects.sql"), 2);
 
-/// A row as a one-message read brings it: columns by place, values as text. The compiler checks the statement where
-/// the ordinary path runs it; here it differs by how times are sent, and by nothing else.
-pub(super) trait TextRow: Sized {
+/// A row as a one-message read brings it: columns by place. The compiler checks the statement where the ordinary path
+/// runs it, which is the same.
+pub(super) trait ListedRow: Sized {
     /// Reads it.
     fn read(row: &PgRow) -> Result<Self, sqlx::Error>;
 }
@@ -42,7 +41,7 @@ pub struct PgHotLists {
 }
 
 impl PgHotLists {
-    /// Over tenant transactions. Without `one_message`, as behind a pooler that knows no SQL `PREPARE`, each list
+    /// Over tenant transactions. Without `one_message`, as behind a pooler that lends sessions by transaction, each list
     /// is read in an ordinary transaction.
     #[must_use]
     pub const fn new(database: TenantDb, one_message: bool) -> Self {
@@ -50,7 +49,7 @@ impl PgHotLists {
     }
 
     /// The rows of a page; `None` when they are to be read in an ordinary transaction.
-    async fn rows<R: TextRow>(
+    async fn rows<R: ListedRow>(
         &self,
         scope: &TenantScope,
         read: &PreparedRead,
@@ -118,27 +117,5 @@ impl HotLists for PgHotLists {
         let mut tx = self.begin(scope).await?;
         let read = PgProjects { tx: &mut tx }.list(&ProjectFilter::unasked(), page).await?;
         end(tx, read).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn each_statement_is_the_checked_one_but_for_its_times() {
-        for (sent, checked) in [
-            (include_str!("hot_lists/musicians.sent.sql"), include_str!("hot_lists/musicians.sql")),
-            (include_str!("hot_lists/instruments.sent.sql"), include_str!("hot_lists/instruments.sql")),
-            (include_str!("hot_lists/projects.sent.sql"), include_str!("hot_lists/projects.sql")),
-        ] {
-            let words = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
-            let mut plain = words(sent);
-            while let Some((before, rest)) = plain.split_once("timestamptz_send(") {
-                let (column, after) = rest.split_once(')').expect("it is closed");
-                assert!(column.ends_with("_at"), "{column} is a time");
-                plain = format!("{before}{column}{after}");
-            }
-            assert_eq!(plain, words(checked));
-            assert_ne!(words(sent), plain, "times are sent");
-        }
     }
 }

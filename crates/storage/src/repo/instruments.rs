@@ -11,9 +11,8 @@ use stagesub_domain::page::{Page, Paged};
 use stagesub_domain::ports::InstrumentRepository;
 use stagesub_domain::ports::instruments::InstrumentFilter;
 
-use super::hot_lists::TextRow;
+use super::hot_lists::ListedRow;
 use super::{contains, paged, read_limit, store_error};
-use crate::timestamp::SentTimestamp;
 use crate::tx::TenantTx;
 
 pub(crate) struct PgInstruments<'w> {
@@ -42,15 +41,15 @@ impl From<Row> for Instrument {
     }
 }
 
-impl TextRow for Row {
+impl ListedRow for Row {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             no: row.try_get(0)?,
             name: row.try_get(1)?,
             display_order: row.try_get(2)?,
-            archived_at: row.try_get::<Option<SentTimestamp>, _>(3)?.map(Into::into),
-            created_at: row.try_get::<SentTimestamp, _>(4)?.into(),
-            updated_at: row.try_get::<SentTimestamp, _>(5)?.into(),
+            archived_at: row.try_get(3)?,
+            created_at: row.try_get(4)?,
+            updated_at: row.try_get(5)?,
         })
     }
 }

@@ -11,9 +11,8 @@ use stagesub_domain::page::{Page, Paged};
 use stagesub_domain::ports::MusicianRepository;
 use stagesub_domain::ports::musicians::MusicianFilter;
 
-use super::hot_lists::TextRow;
+use super::hot_lists::ListedRow;
 use super::{contains, corrupt, paged, read_limit, store_error};
-use crate::timestamp::SentTimestamp;
 use crate::tx::TenantTx;
 
 pub(crate) struct PgMusicians<'w> {
@@ -58,7 +57,7 @@ impl TryFrom<Row> for Musician {
     }
 }
 
-impl TextRow for Row {
+impl ListedRow for Row {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             no: row.try_get(0)?,
@@ -70,9 +69,9 @@ impl TextRow for Row {
             local_residence: row.try_get(6)?,
             notes: row.try_get(7)?,
             is_active: row.try_get(8)?,
-            archived_at: row.try_get::<Option<SentTimestamp>, _>(9)?.map(Into::into),
-            created_at: row.try_get::<SentTimestamp, _>(10)?.into(),
-            updated_at: row.try_get::<SentTimestamp, _>(11)?.into(),
+            archived_at: row.try_get(9)?,
+            created_at: row.try_get(10)?,
+            updated_at: row.try_get(11)?,
             qualifications: row.try_get(12)?,
         })
     }

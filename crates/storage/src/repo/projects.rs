@@ -11,9 +11,8 @@ use stagesub_domain::ports::ProjectRepository;
 use stagesub_domain::ports::projects::ProjectFilter;
 use stagesub_domain::project::{Project, ProjectStatus};
 
-use super::hot_lists::TextRow;
+use super::hot_lists::ListedRow;
 use super::{contains, corrupt, paged, read_limit, store_error};
-use crate::timestamp::SentTimestamp;
 use crate::tx::TenantTx;
 
 pub(crate) struct PgProjects<'w> {
@@ -52,7 +51,7 @@ impl TryFrom<Row> for Project {
     }
 }
 
-impl TextRow for Row {
+impl ListedRow for Row {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             no: row.try_get(0)?,
@@ -63,8 +62,8 @@ impl TextRow for Row {
             concert_info: row.try_get(5)?,
             notes: row.try_get(6)?,
             status: row.try_get(7)?,
-            created_at: row.try_get::<SentTimestamp, _>(8)?.into(),
-            updated_at: row.try_get::<SentTimestamp, _>(9)?.into(),
+            created_at: row.try_get(8)?,
+            updated_at: row.try_get(9)?,
         })
     }
 }

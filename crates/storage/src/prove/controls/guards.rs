@@ -206,15 +206,17 @@ pub(super) async fn refusal(bench: &mut Bench) -> Result<Guard, ProveError> {
     })
 }
 
-/// That `app.refuse` is called before any row is read, and not of each.
-pub(super) fn refused_first() -> Guard {
-    Guard {
-        name: "the refusal before the first row".to_owned(),
+/// That `app.bind` refuses whoever may write or is bound.
+pub(super) async fn binding(bench: &mut Bench) -> Result<Guard, ProveError> {
+    Ok(Guard {
+        name: "the refusal to bind again, or to write".to_owned(),
         role: OWNER.to_owned(),
         others: None,
-        remove: "ALTER FUNCTION app.refuse(bigint) VOLATILE".to_owned(),
-        restore: "ALTER FUNCTION app.refuse(bigint) STABLE".to_owned(),
-    }
+        remove: "CREATE OR REPLACE FUNCTION app.bind(wanted uuid) RETURNS uuid LANGUAGE plpgsql
+                 AS 'BEGIN EXECUTE ''SET LOCAL app.tenant_id = '''''' || wanted::text || ''''''''; RETURN wanted; END'"
+            .to_owned(),
+        restore: definition(bench, "app.bind(uuid)").await?,
+    })
 }
 
 async fn definition(bench: &mut Bench, routine: &str) -> Result<String, ProveError> {
