@@ -310,7 +310,8 @@ async fn a_connection_that_lost_its_statement_is_replaced_and_the_rows_come_all_
     let whole = hot.instruments(ours, Page::first()).await.expect("a list");
     assert_eq!(whole.items.len(), 1);
     let types = "ALTER TABLE tenant.instrument ALTER COLUMN name TYPE varchar(100)";
-    let taken: String = (1..40).map(|n| format!("PREPARE sqlx_s_{n} AS SELECT 1;")).collect();
+    let taken: Vec<String> = (1..40).map(|n| format!("PREPARE sqlx_s_{n} AS SELECT 1;")).collect();
+    let taken = taken.concat();
     for (code, meddle, as_owner) in
         [("26000", "DEALLOCATE ALL", false), ("42P05", taken.as_str(), false), ("0A000", types, true)]
     {

@@ -29,6 +29,19 @@ impl DisplayId {
         Self { code, kind, no }
     }
 
+    /// The text of an id, without one.
+    ///
+    /// # Panics
+    /// As [`DisplayId::new`].
+    #[must_use]
+    pub fn render(code: &TenantCode, kind: Kind, no: i64) -> String {
+        assert!(no >= 1, "numbers of ids count from 1");
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(no);
+        let zeros = "000".get(digits.len()..).unwrap_or("");
+        [code.as_str(), "-", kind.code(), "-", zeros, digits].concat()
+    }
+
     /// Parses an id that must be of this tenant and kind, and gives its number.
     ///
     /// # Errors
@@ -65,7 +78,7 @@ impl DisplayId {
 
 impl fmt::Display for DisplayId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{:03}", self.code, self.kind, self.no)
+        f.write_str(&Self::render(&self.code, self.kind, self.no))
     }
 }
 

@@ -13,6 +13,7 @@ use stagesub_tenancy::{Addressed, Host};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::validate_request::ValidateRequestHeaderLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
@@ -104,23 +105,23 @@ pub fn build_router(state: AppState) -> Router {
         state.trusted_proxies.clone(),
         Arc::new(|error| Problem::from(error).into_response()),
     );
-    // Each `layer` of a router boxes what it wraps, and every request clones all boxes below: so one for each.
+    // Each `layer` of a router boxes what it wraps, and every request clones all boxes below: so one for each. So does
+    // each `from_fn`, which is left to what waits for an answer.
     let addressed =
         addressed(api()).fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state(state.clone(), limit_address))
+                .layer(ValidateRequestHeaderLayer::custom(limit_address(state.clone())))
                 .layer(tenants)
-                .layer(middleware::from_fn_with_state(state.clone(), redirect_www)),
+                .layer(ValidateRequestHeaderLayer::custom(redirect_www(state.clone()))),
         );
     let around = ServiceBuilder::new()
         .map_response(safe_headers)
         .map_request(drop_foreign_request_id)
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(middleware::from_fn_with_state(state.clone(), observe))
+        .layer(middleware::from_fn_with_state(state.clone(), watch))
         .layer(CatchPanicLayer::custom(|_| Problem::internal("a handler panicked").into_response()))
         .map_request(peer)
-        .layer(middleware::from_fn(deadline::within))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     let addressed = addressed.with_state(state.clone());
     Router::new().merge(probes()).fallback_service(addressed).layer(around).with_state(state)
@@ -143,14 +144,20 @@ fn peer(mut request: Request) -> Request {
     request
 }
 
+/// Its span and its longest time.
+async fn watch(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    observe(&state, request, |request| deadline::within(request, next)).await
+}
+
 /// Before the host is looked up, which may cost a question to the registry.
-async fn limit_address(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    note_route(&request);
-    match client_address(&request, &state.trusted_proxies)
-        .map(|ClientAddr(client)| state.limits.request_of(client))
-    {
-        Some(Err(problem)) => problem.into_response(),
-        Some(Ok(())) | None => next.run(request).await,
+#[expect(clippy::result_large_err, reason = "the layer wants the answer itself")]
+fn limit_address(state: AppState) -> impl Fn(&mut Request) -> Result<(), Response> + Clone {
+    move |request| {
+        note_route(request);
+        match client_address(request, &state.trusted_proxies) {
+            Some(ClientAddr(client)) => state.limits.request_of(client).map_err(IntoResponse::into_response),
+            None => Ok(()),
+        }
     }
 }
 
@@ -160,11 +167,18 @@ fn drop_foreign_request_id(mut request: Request) -> Request {
     request
 }
 
-async fn redirect_www(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    note_tenant(&request);
-    if !matches!(request.extensions().get::<Addressed>(), Some(Addressed::Www)) {
-        return next.run(request).await;
+#[expect(clippy::result_large_err, reason = "the layer wants the answer itself")]
+fn redirect_www(state: AppState) -> impl Fn(&mut Request) -> Result<(), Response> + Clone {
+    move |request| {
+        note_tenant(request);
+        match request.extensions().get::<Addressed>() {
+            Some(Addressed::Www) => Err(to_apex(&state, request)),
+            _ => Ok(()),
+        }
     }
+}
+
+fn to_apex(state: &AppState, request: &Request) -> Response {
     let port = request
         .headers()
         .get(header::HOST)

@@ -13,6 +13,7 @@
 //! function reads in it is of another; a text that calls one has to do with that.) A reader takes no lock, so `app.enter`
 //! would do nothing more for it.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -93,9 +94,11 @@ impl PreparedRead {
     fn text(&self) -> &Arc<str> {
         self.prepared.get_or_init(|| {
             let epoch = self.numbers + 2;
-            let numbers: String = (2..epoch).map(|n| format!(", ${n}::bigint AS n{n}")).collect();
-            let mut given = vec!["stagesub_bound.tenant".to_owned()];
-            given.extend((2..epoch).map(|n| format!("stagesub_bound.n{n}")));
+            let (mut numbers, mut given) = (String::new(), vec!["stagesub_bound.tenant".to_owned()]);
+            for n in 2..epoch {
+                write!(numbers, ", ${n}::bigint AS n{n}").expect("a String takes every text");
+                given.push(format!("stagesub_bound.n{n}"));
+            }
             let sql = replaced(self.sql, &given);
             let hangs = if takes_any(self.sql.as_bytes()) { "" } else { "WHERE stagesub_bound.tenant IS NOT NULL " };
             format!(
@@ -278,6 +281,8 @@ mod tests {
     static READ: PreparedRead =
         PreparedRead::new("hot", "SELECT no FROM t WHERE tenant_id = $1 AND no > $2 LIMIT $3", 2);
 
+    static NOTHING: PreparedRead = PreparedRead::new("nothing", "SELECT '$1' FROM t", 0);
+
     #[test]
     fn what_is_prepared_binds_and_asks_for_the_epoch_around_the_statement() {
         assert_eq!(
@@ -289,7 +294,6 @@ mod tests {
              (SELECT f.epoch FROM app.tenant_fence AS f WHERE f.tenant_id = stagesub_bound.tenant \
              AND f.state = 'active') = $4 THEN true ELSE app.refuse($4) END"
         );
-        static NOTHING: PreparedRead = PreparedRead::new("nothing", "SELECT '$1' FROM t", 0);
         let hangs = "(\nSELECT '$1' FROM t\n) AS r WHERE stagesub_bound.tenant IS NOT NULL OFFSET 0) AS q";
         assert!(NOTHING.prepared().contains(hangs), "{}", NOTHING.prepared());
     }

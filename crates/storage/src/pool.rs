@@ -143,6 +143,9 @@ impl TenantPool {
         let manager = Manager { options: options.clone(), identity, present: present.clone() };
         let inner = managed::Pool::builder(manager)
             .max_size(size)
+            // The one that was used last: what it needs is in the processor's caches, and those that are not needed
+            // lie idle until they are closed.
+            .queue_mode(managed::QueueMode::Lifo)
             .wait_timeout(Some(settings.wait))
             .create_timeout(Some(settings.connect))
             .runtime(deadpool::Runtime::Tokio1)

@@ -159,7 +159,8 @@ async fn the_tenant_is_bound_and_the_epoch_asked_before_anything_is_read() {
     let mut conn = connect(&lab.app).await;
     for (read, numbers) in reads() {
         let types = format!("uuid{}", ",bigint".repeat(numbers.len() + 1));
-        let numbers: String = numbers.iter().map(|number| format!("{number},")).collect();
+        let numbers: Vec<String> = numbers.iter().map(|number| format!("{number},")).collect();
+        let numbers = numbers.concat();
         for mode in ["force_generic_plan", "force_custom_plan"] {
             // A plan is made for an epoch that is not the tenant's as for any.
             for epoch in ["1", "2"] {

@@ -239,5 +239,5 @@ pub fn parse_id<N: Numbered>(scope: &TenantScope, field: &str, text: &str) -> Re
 /// Renders a number as the id people see.
 #[must_use]
 pub fn render_id<N: Numbered>(scope: &TenantScope, number: &N) -> String {
-    DisplayId::new(scope.code().clone(), N::KIND, number.no()).to_string()
+    DisplayId::render(scope.code(), N::KIND, number.no())
 }

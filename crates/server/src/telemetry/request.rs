@@ -6,9 +6,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::Response;
 use stagesub_tenancy::usage::{Gathered, Usage, gather};
 use stagesub_tenancy::{Addressed, Placement};
@@ -28,7 +27,14 @@ struct Noted {
 
 /// Opens the span around everything that a request passes through, and closes it with what came of it: also when the
 /// client goes away. Problems can name the request that they answer.
-pub(crate) async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn observe<F>(
+    state: &AppState,
+    mut request: Request,
+    answer: impl FnOnce(Request) -> F,
+) -> Response
+where
+    F: Future<Output = Response>,
+{
     let id = request
         .extensions()
         .get::<RequestId>()
@@ -51,7 +57,7 @@ pub(crate) async fn observe(State(state): State<AppState>, mut request: Request,
     // Probes are found before this; all other routes are noted further inside.
     note_matched(&noted, &request);
     request.extensions_mut().insert(noted);
-    let answering = REQUEST_ID.scope(id, gather(sums, next.run(request)));
+    let answering = REQUEST_ID.scope(id, gather(sums, answer(request)));
     let response = answering.instrument(span).await;
     ending.status = Some(response.status());
     response
