@@ -132,7 +132,7 @@ async fn the_application_reads_its_own_fence_and_writes_none() {
         assert_eq!(try_sql(anybody, &sql).await.map(|_| 1), outcome, "{begin}");
         try_sql(anybody, "ROLLBACK").await.expect("it ends");
     }
-    // Nor is it undone by what is written afterwards, nor twice.
+    // Once, and until the end of its transaction.
     let twice = format!("BEGIN READ ONLY; {bind}; SELECT app.bind('{ours}')");
     assert_eq!(try_sql(&mut unbound, &twice).await, Err("TN003".to_owned()));
     try_sql(&mut unbound, "ROLLBACK").await.expect("it ends");

@@ -6,6 +6,8 @@ mod fence;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 use stagesub_domain::ids::{InstrumentNo, MusicianNo, PositionNo, ProjectNo};
@@ -20,7 +22,7 @@ use stagesub_domain::ports::{HotLists, UnitOfWork};
 use stagesub_domain::project::{Project, ProjectStatus};
 use stagesub_storage::factory::TenantDb;
 use stagesub_storage::one_message::{PreparedRead, ReadError};
-use stagesub_storage::pool::{BoundsBy, TenantPoolSettings};
+use stagesub_storage::pool::{BoundsBy, TenantPoolSettings, TxTimeouts};
 use stagesub_storage::repo::PgHotLists;
 use stagesub_storage::tx::TenantTx;
 use stagesub_tenancy::{Access, BeginError, Placement, TenantScope};
@@ -31,7 +33,7 @@ use stagesub_tests::platform::TestPlatform;
 use stagesub_tests::storm::polled;
 
 use crate::isolation::seeded;
-use crate::tenant_tx::lab::{Lab, sqlstate, until};
+use crate::tenant_tx::lab::{Lab, scalar, sqlstate, until};
 
 static OWNERS: PreparedRead = PreparedRead::new(
     "owners",
@@ -325,13 +327,25 @@ async fn a_connection_that_lost_its_statement_is_replaced_and_the_rows_come_all_
             run(&mut connect(&lab.admin).await, meddle).await;
             assert_eq!(hot.instruments(ours, Page::first()).await.expect("the ordinary way"), whole);
         } else {
-            let mut tx = db.begin(ours, Access::Read).await.expect("it begins");
-            sqlx::raw_sql(AssertSqlSafe(meddle.to_owned())).execute(&mut tx).await.expect("it is done");
-            tx.commit().await.expect("it ends");
+            let spoil = async || {
+                let mut tx = db.begin(ours, Access::Read).await.expect("it begins");
+                sqlx::raw_sql(AssertSqlSafe(meddle.to_owned())).execute(&mut tx).await.expect("it is done");
+                tx.commit().await.expect("it ends");
+            };
+            spoil().await;
             let refused = db.read_in_one_message(ours, &OWNERS, &[0]).await;
             assert!(
                 matches!(&refused, Err(ReadError::Unprepared(error)) if sqlstate(error) == code),
                 "{code}: {refused:?}"
+            );
+            if !fresh {
+                hot.instruments(ours, Page::first()).await.expect("a list");
+            }
+            spoil().await;
+            assert_eq!(
+                hot.instruments(ours, Page::first()).await.expect("the ordinary way"),
+                whole,
+                "{code}"
             );
         }
         // On another connection, and on that one in one message again.
@@ -408,9 +422,33 @@ async fn a_read_that_fails_after_an_ordinary_one_fails_once_and_on_the_same_conn
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_was_not_migrated_yet_is_read_in_transactions() {
     let lab = one_connection().await;
-    run(&mut connect(&lab.admin).await, "DROP FUNCTION app.bind(uuid)").await;
+    let mut admin = connect(&lab.admin).await;
+    run(&mut admin, "DROP FUNCTION app.bind(uuid)").await;
     let hot = PgHotLists::new(lab.tenants(), true);
-    assert_eq!(hot.instruments(&lab.scopes[0], Page::first()).await.expect("a list").items.len(), 1);
+    let backend =
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'stagesub_app'";
+    let before: i32 = scalar(&mut admin, backend).await;
+    for _ in 0..3 {
+        assert_eq!(hot.instruments(&lab.scopes[0], Page::first()).await.expect("a list").items.len(), 1);
+        assert_eq!(scalar::<i32>(&mut admin, backend).await, before, "nothing is wrong with the connection");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_nothing_is_told_from_one_that_is_slow() {
+    let timeouts = TxTimeouts { statement: std::time::Duration::from_millis(100), ..Default::default() };
+    let lab =
+        Lab::start_with(TenantPoolSettings { max_connections: 1, timeouts, ..Default::default() }).await;
+    let db = lab.tenants();
+    assert_eq!(owned(&db, &lab.scopes[0], &OWNERS, &[0]).await, 0);
+    let backend =
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'stagesub_app'";
+    let pid = Pid::from_raw(scalar(&mut connect(&lab.admin).await, backend).await);
+    kill(pid, Signal::SIGSTOP).expect("it is there");
+    let silent = db.read_in_one_message(&lab.scopes[0], &OWNERS, &[0]).await;
+    kill(pid, Signal::SIGCONT).expect("it is there still");
+    assert!(matches!(silent, Err(ReadError::Begin(BeginError::Unavailable(_)))), "{silent:?}");
+    assert_eq!(owned(&db, &lab.scopes[0], &OWNERS, &[0]).await, 0, "one is no reason to leave it alone");
 }
 
 /// Ends the only backend: the next connection has prepared nothing.
@@ -467,10 +505,7 @@ async fn what_takes_too_long_or_is_wrong_fails_and_the_connection_is_kept() {
         PreparedRead::new("writes", "UPDATE tenant.project SET name = 'x' WHERE tenant_id = $1", 0);
     static LOCKS: PreparedRead =
         PreparedRead::new("locks", "SELECT no FROM tenant.project WHERE tenant_id = $1 FOR UPDATE", 0);
-    let timeouts = stagesub_storage::pool::TxTimeouts {
-        statement: std::time::Duration::from_millis(100),
-        ..Default::default()
-    };
+    let timeouts = TxTimeouts { statement: std::time::Duration::from_millis(100), ..Default::default() };
     let lab =
         Lab::start_with(TenantPoolSettings { max_connections: 1, timeouts, ..Default::default() }).await;
     let db = Arc::new(lab.tenants());

@@ -67,6 +67,11 @@ const LIFTS: [(&str, &str); 22] = [
     ("programs of the server", "COPY TO PROGRAM"),
 ];
 
+/// `app.bind` as it must not be.
+pub(crate) const BIND_WITHOUT_REFUSAL: &str =
+    "CREATE OR REPLACE FUNCTION app.bind(wanted uuid) RETURNS uuid LANGUAGE plpgsql
+         AS 'BEGIN EXECUTE ''SET LOCAL app.tenant_id = '''''' || wanted::text || ''''''''; RETURN wanted; END'";
+
 /// Every suite.
 const SUITES: [&str; 7] =
     ["tables", "foreign-keys", "unique-keys", "epoch", "fence-lifting", "hardening", "owner"];
@@ -378,11 +383,7 @@ async fn without_the_refusal_a_stale_node_reads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_refusal_to_bind_anybody_becomes_the_victim() {
-    let failed = without(
-        "CREATE OR REPLACE FUNCTION app.bind(wanted uuid) RETURNS uuid LANGUAGE plpgsql
-         AS 'BEGIN EXECUTE ''SET LOCAL app.tenant_id = '''''' || wanted::text || ''''''''; RETURN wanted; END'",
-    )
-    .await;
+    let failed = without(BIND_WITHOUT_REFUSAL).await;
     assert_eq!(places(&failed), BTreeSet::from([("epoch", "app.bind")]), "{failed:#?}");
     assert!(reached(&failed) && failed.len() == 5, "{failed:#?}");
 }

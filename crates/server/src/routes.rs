@@ -144,7 +144,7 @@ fn peer(mut request: Request) -> Request {
     request
 }
 
-/// Its span and its longest time.
+/// Around each request: its span, and the longest time that it may take.
 async fn watch(State(state): State<AppState>, request: Request, next: Next) -> Response {
     observe(&state, request, |request| deadline::within(request, next)).await
 }
@@ -178,6 +178,7 @@ fn redirect_www(state: AppState) -> impl Fn(&mut Request) -> Result<(), Response
     }
 }
 
+/// The same address at the platform's own host.
 fn to_apex(state: &AppState, request: &Request) -> Response {
     let port = request
         .headers()

@@ -119,10 +119,14 @@ fn ends_session(error: &sqlx::Error) -> bool {
     error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
-/// Whether the session is not as it was told to be when it was made (its transactions write, or it has a tenant), or a
-/// function is missing, as `app.bind` is in a database that was not migrated yet.
+/// Whether the session is not as it was told to be when it was made: its transactions write, or it has a tenant.
 pub(crate) fn is_unbindable(error: &sqlx::Error) -> bool {
-    matches!(sqlstate(error).as_deref(), Some(NOT_BINDABLE | "42883"))
+    sqlstate(error).as_deref() == Some(NOT_BINDABLE)
+}
+
+/// Whether a function is missing, as `app.bind` is in a database that was not migrated yet.
+pub(crate) fn lacks_function(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("42883")
 }
 
 /// Of a statement that was prepared: it is not there (26000), there already (42P05), or its result has changed

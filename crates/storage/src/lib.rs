@@ -4,7 +4,8 @@
 //! `orchestra` it depends on `stagesub-tenancy` alone.
 //!
 //! - [`tx`] the transaction that is bound to one tenant, the only way to tenant data; [`one_message`] the same as
-//!   one read, in one message, and [`one_write`] as one write, with [`literal`] for its values; [`pool`] the connections under it; [`factory`] opens pools for the router and begins transactions, with
+//!   one read, in one message, and [`one_write`] as one write, with [`literal`] for its values;
+//!   [`pool`] the connections under it; [`factory`] opens pools for the router and begins transactions, with
 //!   [`patience`] for a tenant that moves; [`fence`] lets a tenant in
 //! - [`catalogue`] which tenant tables there are and in which order they are copied; [`doctor`] what is wrong with
 //!   them and with everything else that isolation stands on

@@ -23,7 +23,7 @@ use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, TenantScope};
 
 use crate::deadline::Unanswered;
-use crate::error::{Failure, begin_error, classify, is_dead, is_unbindable, is_unprepared};
+use crate::error::{Failure, begin_error, classify, is_dead, is_unbindable, is_unprepared, lacks_function};
 use crate::factory::TenantDb;
 use crate::parameters::{checked_name, holds, replaced, stays_in_brackets, takes_any, takes_at_most};
 use crate::patience::Tries;
@@ -81,10 +81,12 @@ impl PreparedRead {
     /// said to be served here. Where the tenant's fence says otherwise, or there is none, `app.refuse` raises.
     ///
     /// `stagesub_bound` has one row, and is read before everything else: all of the read hangs on it, as LATERAL (one that
-    /// takes nothing is made to), and neither can be taken apart, for `OFFSET 0` and because binding is VOLATILE. The condition on the fence names nothing
-    /// but it, so it is asked of that one row, before anything that the read reads. What the read is given are columns of
-    /// that row as well. So the planner knows of no value, and a plan for any is as good to it as one for these: it keeps
-    /// the one. (What is seen to bring nothing when it is planned, as a join that is `AND false`, may not be carried out at
+    /// takes nothing is made to), and neither can be taken apart, for `OFFSET 0` and because binding is VOLATILE. The
+    /// condition on the fence names nothing but it, so it is asked of that one row, before anything that the read reads.
+    /// Were any of it asked too early, nobody would be bound, and the policies raise.
+    ///
+    /// What the read is given are columns of that row as well. So the planner knows of no value, and a plan for any is as
+    /// good to it as one for these: after the five that PostgreSQL tries it keeps the one. (What is seen to bring nothing when it is planned, as a join that is `AND false`, may not be carried out at
     /// all: it brings nothing at any epoch.)
     #[must_use]
     pub fn prepared(&self) -> &str {
@@ -125,9 +127,10 @@ pub enum ReadError {
     /// The transaction was not begun.
     #[error(transparent)]
     Begin(#[from] BeginError),
-    /// The connection does not keep what was prepared on it or what it was told when it was made, the tables were changed
-    /// since, or the database has no `app.bind` yet. It was closed; an ordinary transaction brings the rows.
-    #[error("the connection does not keep what a read in one message needs")]
+    /// An ordinary transaction brings the rows. The connection does not keep what was prepared on it or what it was told when
+    /// it was made, or the tables were changed since: it was closed. Or no connection of the pool is told anything, or the
+    /// database lacks a function, as it does `app.bind` until it is migrated.
+    #[error("what a read in one message needs is not there")]
     Unprepared(#[source] sqlx::Error),
     /// The statement failed.
     #[error("the read failed")]
@@ -196,37 +199,38 @@ pub async fn read(
         let why = "each transaction of this pool is told its bounds, which a statement by itself cannot be";
         return Err(ReadError::Unprepared(sqlx::Error::Configuration(why.into())));
     }
+    let settled_within = routed.lease.answer_within();
     // The server ends it at the session's bound; one that says nothing for longer lies frozen.
     let answer_within = routed.lease.timeouts().statement.saturating_add(ON_ITS_WAY);
     loop {
         let (mut borrowed, reused) =
             routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
         routed.tally.connected();
+        // The answer that the one before left on its way: whatever is wrong with it, nothing of this was sent.
+        match tokio::time::timeout(settled_within, borrowed.settle()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a transaction that read did not end cleanly");
+                borrowed.discard();
+                routed.tally.waits_again();
+                continue;
+            }
+            Err(_) => return Err(silent(&routed, settled_within)),
+        }
+        borrowed.prepared().driver_will_have((what.name, what.sql));
+        let mut query = sqlx::query(AssertSqlSafe(Arc::clone(what.text()))).bind(tenant.as_uuid());
+        for number in numbers {
+            query = query.bind(number);
+        }
+        let query = query.bind(routed.located.epoch.0);
         let mut asking = routed.tally.asks();
-        let sent = tokio::time::timeout(answer_within, async {
-            // The answer that the one before left on its way: whatever is wrong with it, nothing of this was sent.
-            if let Err(error) = borrowed.settle().await {
-                return Err(Unread::Left(error));
-            }
-            borrowed.prepared().driver_will_have((what.name, what.sql));
-            let text = AssertSqlSafe(Arc::clone(what.text()));
-            let mut query = sqlx::query(text).bind(tenant.as_uuid());
-            for number in numbers {
-                query = query.bind(number);
-            }
-            let query = query.bind(routed.located.epoch.0);
-            borrowed.connection().fetch_all(query).await.map_err(Unread::Own)
-        })
-        .await;
+        let sent = tokio::time::timeout(answer_within, borrowed.connection().fetch_all(query)).await;
         if let Ok(Ok(rows)) = &sent {
             asking.ran();
             asking.rows(rows.len() as u64);
         }
         drop(asking);
-        let Ok(read) = sent else {
-            routed.lease.silent();
-            return Err(BeginError::Unavailable(Box::new(Unanswered { within: answer_within })).into());
-        };
+        let Ok(read) = sent else { return Err(silent(&routed, answer_within)) };
         match read {
             Ok(rows) => {
                 routed.lease.answered();
@@ -235,28 +239,25 @@ pub async fn read(
                 borrowed.release();
                 return Ok(rows);
             }
-            Err(Unread::Left(error)) => {
-                tracing::debug!(%error, "a transaction that read did not end cleanly");
+            // It died while it lay idle, or while it read, which changes nothing. Each turn removes one, so this ends.
+            Err(error) if reused && is_dead(&error) => {
                 borrowed.discard();
                 routed.tally.waits_again();
             }
-            // As where a transaction begins: it died while it lay idle, and nothing was done.
-            Err(Unread::Own(error)) if reused && is_dead(&error) => {
-                borrowed.discard();
-                routed.tally.waits_again();
-            }
-            Err(Unread::Own(error)) if is_dead(&error) => {
+            Err(error) if is_dead(&error) => {
                 routed.lease.lost();
                 return Err(begin_error(error).into());
             }
-            Err(Unread::Own(error)) => {
+            Err(error) => {
                 routed.lease.answered();
-                borrowed.prepared().has();
-                if is_unprepared(&error) || is_unbindable(&error) {
+                borrowed.prepared().answered();
+                let unfit = is_unprepared(&error) || is_unbindable(&error);
+                if unfit {
                     borrowed.discard();
-                    return Err(ReadError::Unprepared(error));
                 }
-                return Err(if classify(&error) == Failure::StaleEpoch {
+                return Err(if unfit || lacks_function(&error) {
+                    ReadError::Unprepared(error)
+                } else if classify(&error) == Failure::StaleEpoch {
                     begin_error(error).into()
                 } else {
                     ReadError::Statement(error)
@@ -266,12 +267,10 @@ pub async fn read(
     }
 }
 
-/// Why no rows came of a connection.
-enum Unread {
-    /// The end of the transaction before went wrong.
-    Left(sqlx::Error),
-    /// The statement did.
-    Own(sqlx::Error),
+/// The server said nothing for so long.
+fn silent(routed: &Routed<TenantPool>, within: Duration) -> ReadError {
+    routed.lease.silent();
+    BeginError::Unavailable(Box::new(Unanswered { within })).into()
 }
 
 #[cfg(test)]

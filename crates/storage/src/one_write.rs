@@ -54,8 +54,8 @@ impl PreparedWrite {
     /// A write by a name that no other has, with so many values after the tenant.
     ///
     /// # Panics
-    /// As [`PreparedRead::new`](crate::one_message::PreparedRead::new), and when the text is no such statement or takes
-    /// more parameters than that. In a `const` that fails the build.
+    /// When the name is not made of lower-case letters and underscores. When the text could be anything but one such
+    /// statement, or takes more parameters than that. In a `const` that fails the build.
     #[must_use]
     pub const fn new(name: &'static str, sql: &'static str, values: usize) -> Self {
         checked_name(name);
@@ -360,7 +360,7 @@ async fn send(borrowed: &mut Borrowed, message: &Message, heard: &mut Heard) -> 
     }
 }
 
-/// It is not SQL. A message is parsed whole before any of it is carried out, and what is not the read's is.
+/// It is not SQL. A message is parsed whole before any of it is carried out, and what is not the write's is.
 fn is_syntax(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("42601")
 }

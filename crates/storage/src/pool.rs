@@ -337,7 +337,12 @@ impl Prepared {
         }
     }
 
-    /// What was doubtful was seen to be there; of what the driver prepares: the driver has seen whether it is.
+    /// The driver has seen whether what was doubtful is there.
+    pub(crate) fn answered(&mut self) {
+        self.doubtful = None;
+    }
+
+    /// What was doubtful was seen to be there.
     pub(crate) fn has(&mut self) {
         self.known
             .extend(self.doubtful.take().map(|(Doubtful::ByName(known) | Doubtful::ByDriver(known))| known));

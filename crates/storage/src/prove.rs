@@ -24,7 +24,7 @@
 //! carry versions and never data; `SET app.tenant_id`, which is how the application binds a tenant at all. Who
 //! can run whole statements of his own as the application's login can bind any tenant. So can an expression by
 //! `app.bind`, where no tenant is bound and nothing may be written: nobody reads so but what the program reads in one
-//! message.
+//! message. (Whole statements get around the latter: a savepoint that is made read-only and released.)
 //!
 //! An attack that held says something only if it would have succeeded without the guard. [`controls`] shows
 //! that: on a database that it makes of the migrations for this alone, it removes one guard at a time, sees the

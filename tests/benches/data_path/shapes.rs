@@ -27,10 +27,6 @@ const RESET: &str = "COMMIT;RESET ALL";
 
 /// The list as one statement reads it.
 static HOT: PreparedRead = PreparedRead::new("bench_hot", LIST, 2);
-/// The look at the fence within a message of several statements.
-const LOOKS: &str = "SELECT q.* FROM (SELECT r.* FROM (\n{list}\n) AS r OFFSET 0) AS q WHERE CASE WHEN \
-    (SELECT f.epoch FROM app.tenant_fence AS f WHERE f.tenant_id = $1 AND f.state = 'active') = $4 \
-    THEN true ELSE app.refuse($4) END";
 
 /// How it ends.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +99,8 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
     ];
     let once = "SET LOCAL plan_cache_mode=force_generic_plan;";
     let bounds = "SET LOCAL statement_timeout=5000;";
-    let hot = LOOKS.replace("{list}", LIST);
+    let look = LOOK_SQL.strip_prefix("SELECT WHERE NOT ").expect("it brings no row").replace("$2", "$4");
+    let hot = format!("SELECT q.* FROM (SELECT r.* FROM (\n{LIST}\n) AS r OFFSET 0) AS q WHERE {look}");
     let one_message = |name, asks: bool, middle: String, end: &'static str| {
         let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
         let (prepare, ends) = if asks {

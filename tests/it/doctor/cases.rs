@@ -4,6 +4,7 @@ use stagesub_storage::doctor::Level;
 use stagesub_storage::embedded::{Cluster, ClusterOptions};
 
 use super::{Case, each_is_found_and_mended, hole, sound};
+use crate::prove_sql::BIND_WITHOUT_REFUSAL;
 
 /// As the owner, so that who owns it is not found as well.
 macro_rules! as_owner {
@@ -440,8 +441,7 @@ const GUARDS: &[Case] = &[
     hole(
         "guard-changed",
         "app.bind(uuid)",
-        "CREATE OR REPLACE FUNCTION app.bind(wanted uuid) RETURNS uuid LANGUAGE plpgsql
-            AS 'BEGIN EXECUTE ''SET LOCAL app.tenant_id = '''''' || wanted::text || ''''''''; RETURN wanted; END'",
+        BIND_WITHOUT_REFUSAL,
     ),
     hole("guard-changed", "app.bind(uuid)", "ALTER FUNCTION app.bind(uuid) SECURITY DEFINER"),
     hole("guard-missing", "app.bind(uuid)", "DROP FUNCTION app.bind(uuid)"),

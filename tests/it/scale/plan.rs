@@ -187,7 +187,7 @@ fn wrong(node: &Value, kind: &str, (limited, large): (bool, bool), indexes: &Ind
 }
 
 /// Whether a condition is on one value of the tenant: that of a parameter, of the policies' `(SELECT app.tenant_id())`,
-/// or a constant.
+/// of the row that a read in one message binds, or a constant.
 fn of_one_tenant(condition: &str) -> bool {
     static EQUAL: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"\btenant_id = (\$\d+|'[0-9a-f-]{36}'::uuid|stagesub_bound\.tenant)\)")
