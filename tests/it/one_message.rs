@@ -44,6 +44,10 @@ static OWNERS: PreparedRead = PreparedRead::new(
 static EVERYBODY: PreparedRead =
     PreparedRead::new("everybody", "SELECT tenant_id FROM tenant.musician WHERE $1::uuid IS NOT NULL", 0);
 
+/// The application's only backend.
+const BACKEND: &str =
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'stagesub_app'";
+
 /// Texts that a sloppy way of writing or reading rows would spoil.
 const TEXTS: [&str; 6] = ["O'Hara", "a\\b\"c\"", "{1,2}", "två\nrader\tmed tabb", "NULL", "🎻 ½"];
 
@@ -425,12 +429,10 @@ async fn a_database_that_was_not_migrated_yet_is_read_in_transactions() {
     let mut admin = connect(&lab.admin).await;
     run(&mut admin, "DROP FUNCTION app.bind(uuid)").await;
     let hot = PgHotLists::new(lab.tenants(), true);
-    let backend =
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'stagesub_app'";
-    let before: i32 = scalar(&mut admin, backend).await;
+    let before: i32 = scalar(&mut admin, BACKEND).await;
     for _ in 0..3 {
         assert_eq!(hot.instruments(&lab.scopes[0], Page::first()).await.expect("a list").items.len(), 1);
-        assert_eq!(scalar::<i32>(&mut admin, backend).await, before, "nothing is wrong with the connection");
+        assert_eq!(scalar::<i32>(&mut admin, BACKEND).await, before, "nothing is wrong with the connection");
     }
 }
 
@@ -441,9 +443,7 @@ async fn a_server_that_says_nothing_is_told_from_one_that_is_slow() {
         Lab::start_with(TenantPoolSettings { max_connections: 1, timeouts, ..Default::default() }).await;
     let db = lab.tenants();
     assert_eq!(owned(&db, &lab.scopes[0], &OWNERS, &[0]).await, 0);
-    let backend =
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'stagesub_app'";
-    let pid = Pid::from_raw(scalar(&mut connect(&lab.admin).await, backend).await);
+    let pid = Pid::from_raw(scalar(&mut connect(&lab.admin).await, BACKEND).await);
     kill(pid, Signal::SIGSTOP).expect("it is there");
     let silent = db.read_in_one_message(&lab.scopes[0], &OWNERS, &[0]).await;
     kill(pid, Signal::SIGCONT).expect("it is there still");

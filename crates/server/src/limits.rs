@@ -4,8 +4,8 @@
 //! of an orchestra's requests to its database are worked on at one time: a pool of connections shares those between
 //! orchestras, but a request also costs this process work before and after it has one.
 //!
-//! Signing in costs a hash, so it has bounds of its own: failed ones are counted by address and by account, and addresses take
-//! turns at the hasher, so that many connections of one address cannot fill its queue for the others. Nor can an
+//! Signing in costs a hash, so it has bounds of its own: failed ones are counted by address and by account, and
+//! addresses take turns at the hasher, so that many connections of one address cannot fill its queue for the others. Nor can an
 //! orchestra that makes many members: it takes its turns among them, at the registry, and at the disk that files are
 //! spooled to.
 //!
