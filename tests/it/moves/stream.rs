@@ -1,8 +1,10 @@
 //! Slots, publications and what is streamed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use stagesub_storage::catalogue::TableName;
 use stagesub_storage::moves::lsn::Lsn;
 use stagesub_storage::moves::pgoutput::{Message, Old, Relations, Tuple, Value};
@@ -145,8 +147,8 @@ async fn a_publication_has_the_tables_that_were_asked_for_and_what_is_done_to_ro
     )
     .await;
     assert_eq!(done, "t t t f");
-    drop_publication(&mut source, &name).await.expect("it goes");
-    drop_publication(&mut source, &name).await.expect("it is gone");
+    drop_publication(&mut source, &name, PATIENCE).await.expect("it goes");
+    drop_publication(&mut source, &name, PATIENCE).await.expect("it is gone");
     assert_eq!(scalar::<i64>(&mut source, "SELECT count(*) FROM pg_publication").await, 0);
     pair.close().await;
 }
@@ -198,6 +200,94 @@ async fn a_publication_that_would_break_other_tenants_updates_is_refused() {
     let mut admin = connect(&pair.admin[0]).await;
     let refused = sqlx::query("UPDATE moved.loose SET no = 3").execute(&mut admin).await.unwrap_err();
     assert_eq!(sqlstate(&refused), "42P10");
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_goes_when_those_who_wrote_while_it_was_there_have_ended() {
+    let pair = Pair::start().await;
+    pair.write(
+        0,
+        "INSERT INTO moved.account SELECT '{o}', n, 'mail ' || n, 0 FROM generate_series(1, 2) AS n",
+    )
+    .await;
+    let name = stream_name(pair.move_id, Direction::Forward);
+    let mut tidy = pair.session(0, "tidy").await;
+    create_publication(&mut tidy, &name, pair.tenant, &Pair::tables()).await.expect("a publication");
+    let begun = |no: u8| format!("BEGIN; UPDATE moved.account SET balance = 1 WHERE no = {no}");
+    let [mut before, mut after] = [connect(&pair.admin[0]).await, connect(&pair.admin[0]).await];
+    run(&mut before, &begun(1)).await;
+    let writing = scalar::<i32>(&mut before, "SELECT pg_backend_pid()").await;
+    // Once with its tables, once when it has none any more.
+    for _ in 0..2 {
+        match drop_publication(&mut tidy, &name, Duration::ZERO).await {
+            Err(PublicationError::StillWritten { name: kept, processes }) => {
+                assert_eq!((kept, processes), (name.clone(), vec![writing]));
+            }
+            other => panic!("{other:?}"),
+        }
+        let left =
+            "SELECT (SELECT count(*) FROM pg_publication) * 10 + (SELECT count(*) FROM pg_publication_rel)";
+        assert_eq!(pair.read::<i64>(0, left).await, 10);
+    }
+    run(&mut before, "COMMIT").await;
+    create_publication(&mut tidy, "second", pair.tenant, &Pair::tables()).await.expect("a publication");
+    run(&mut before, &begun(1)).await;
+    let tidying: i32 = scalar(&mut tidy, "SELECT pg_backend_pid()").await;
+    let removing =
+        tokio::spawn(async move { drop_publication(&mut tidy, "second", PATIENCE).await.map(|()| tidy) });
+    let waits = format!("SELECT query ~ 'virtualxid' FROM pg_stat_activity WHERE pid = {tidying}");
+    until("it knows whom it waits for", async || pair.read::<bool>(0, &waits).await).await;
+    // Who comes now finds the table without it.
+    run(&mut after, &begun(2)).await;
+    assert!(!removing.is_finished());
+    run(&mut before, "ROLLBACK").await;
+    let mut tidy = removing.await.expect("it ends").expect("it goes, whoever came later");
+    run(&mut after, "COMMIT").await;
+    drop_publication(&mut tidy, &name, PATIENCE).await.expect("the first goes");
+    assert_eq!(pair.read::<i64>(0, "SELECT count(*) FROM pg_publication").await, 0);
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_does_not_notice_that_publications_come_and_go() {
+    let pair = Pair::start().await;
+    pair.write(
+        0,
+        "INSERT INTO moved.account SELECT '{o}', n, 'mail ' || n, 0 FROM generate_series(1, 6) AS n",
+    )
+    .await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut writing = Vec::new();
+    for no in 1..=6 {
+        let (over, mut conn) = (Arc::clone(&over), connect(&pair.admin[0]).await);
+        writing.push(tokio::spawn(async move {
+            // Many short transactions without a way to the client and back between them.
+            let updates = format!(
+                "DO $$ BEGIN FOR n IN 1..100 LOOP
+                    UPDATE moved.account SET balance = balance + 1 WHERE no = {no}; COMMIT;
+                END LOOP; END $$"
+            );
+            let mut written = 0;
+            while !over.load(Ordering::Relaxed) {
+                sqlx::raw_sql(AssertSqlSafe(updates.as_str())).execute(&mut conn).await?;
+                written += 100;
+            }
+            Ok::<i64, sqlx::Error>(written)
+        }));
+    }
+    let mut tidy = pair.session(0, "tidy").await;
+    for _ in 0..500 {
+        create_publication(&mut tidy, "often", pair.tenant, &Pair::tables()).await.expect("a publication");
+        drop_publication(&mut tidy, "often", PATIENCE).await.expect("it goes");
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut written = 0;
+    for writer in writing {
+        written += writer.await.expect("it ends").expect("every update is done");
+    }
+    assert_eq!(pair.read::<i64>(0, "SELECT sum(balance)::bigint FROM moved.account").await, written);
+    assert!(written > 200, "{written}");
     pair.close().await;
 }
 

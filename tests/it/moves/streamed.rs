@@ -233,7 +233,7 @@ impl Pair {
             let name = stream_name(self.move_id, direction);
             let mut session = self.session(from, "tidy").await;
             drop_slot(&mut session, &name, PATIENCE).await.expect("the slot goes");
-            drop_publication(&mut session, &name).await.expect("the publication goes");
+            drop_publication(&mut session, &name, PATIENCE).await.expect("the publication goes");
         }
     }
 

@@ -61,8 +61,8 @@ pub struct PlaneSettings {
     pub dirty_bound: usize,
     /// How long a session that was told to end is waited for.
     pub patience: Duration,
-    /// How long transactions that began before the tenant left are waited for, before its rows are removed; and how long
-    /// tables that are in use may keep their triggers from being made or removed.
+    /// How long transactions that began before the tenant left are waited for, before its rows or a publication of them
+    /// are removed; and how long tables that are in use may keep their triggers from being made or removed.
     pub readers: Duration,
     /// Where rows lie that all moves together have read and not written yet.
     pub spill: SpillRoom,

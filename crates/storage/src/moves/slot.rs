@@ -8,6 +8,7 @@
 //! - Nothing is acknowledged but what somebody said is durable elsewhere ([`Changes::acknowledge`]).
 //! - A publication is made only if every table's rows are identified by their primary key and that has the tenant in
 //!   it. Otherwise Postgres would refuse every update and delete of the table, those of all other tenants too.
+//! - A publication goes only after every transaction that may have read of it has ended.
 //! - A slot is dropped only after the session that reads it has ended.
 
 mod publication;
@@ -33,7 +34,7 @@ pub use session::{ChangeStream, SlotSession, Snapshot};
 const IN_USE: &str = "55006";
 /// SQLSTATE of a slot that is not there.
 const UNDEFINED: &str = "42704";
-/// How often a session that is to end is looked for.
+/// How often a session or transaction that is to end is looked for.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What the slot and the publication of a move's stream are called, each in its own database.

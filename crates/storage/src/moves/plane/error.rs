@@ -110,6 +110,7 @@ pub(super) fn publication(error: PublicationError) -> PlaneError {
     let doing = "making or removing a publication";
     match &error {
         PublicationError::Database(source) if !is_for_good(source) => later(doing, error),
+        PublicationError::StillWritten { .. } => later(doing, error),
         _ => never(doing, &error),
     }
 }

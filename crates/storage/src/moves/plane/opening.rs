@@ -108,7 +108,9 @@ impl PgDataPlane {
             let mut session = self.session(moved, running, from(way)).await?;
             let name = stream_name(moved.id.as_uuid(), way);
             drop_slot(session.conn(), &name, self.settings.patience).await.map_err(error::slot)?;
-            drop_publication(session.conn(), &name).await.map_err(error::publication)?;
+            drop_publication(session.conn(), &name, self.settings.readers)
+                .await
+                .map_err(error::publication)?;
             progress::forget(session.conn(), moved.id.as_uuid()).await.map_err(error::progress)?;
             running.put(from(way), session);
         }

@@ -69,7 +69,9 @@ impl PgDataPlane {
                     .map_err(error::slot)?;
             }
             Object::Publication => {
-                drop_publication(session.conn(), &cleanup.name).await.map_err(error::publication)?;
+                drop_publication(session.conn(), &cleanup.name, self.settings.readers)
+                    .await
+                    .map_err(error::publication)?;
             }
             Object::Progress => {
                 progress::forget(session.conn(), moved.id.as_uuid()).await.map_err(error::progress)?;

@@ -97,7 +97,7 @@ pub async fn sweep(session: &mut MoverSession, registry: &dyn MoveRegistry) -> R
             Some(_) => {
                 match object.what.as_str() {
                     "slot" => drop_slot(session.conn(), &object.name, PATIENCE).await?,
-                    "publication" => drop_publication(session.conn(), &object.name).await?,
+                    "publication" => drop_publication(session.conn(), &object.name, PATIENCE).await?,
                     _ => change_log::remove(session.conn(), &object.name, PATIENCE).await?,
                 }
                 swept.removed.push(told);

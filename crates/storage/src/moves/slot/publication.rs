@@ -1,8 +1,13 @@
 //! The publication that lets one tenant's rows through.
 
+use std::time::Duration;
+
+use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, PgConnection};
 use stagesub_tenancy::TenantId;
+use tokio::time::{Instant, sleep};
 
+use super::LOOK;
 use crate::catalogue::TableName;
 
 /// A publication was not made.
@@ -24,6 +29,17 @@ pub enum PublicationError {
     /// A table is not there, or is no table.
     #[error("{0} is no table that could be published")]
     NoTable(TableName),
+    /// Transactions that wrote to its tables while it still had them have not ended.
+    #[error(
+        "the publication {name} has no tables any more, and is dropped once the transactions that were writing to them \
+         have ended; these server processes have some open: {processes:?}"
+    )]
+    StillWritten {
+        /// What the publication is called.
+        name: String,
+        /// The transactions' server processes.
+        processes: Vec<i32>,
+    },
 }
 
 /// Makes the publication of these tables' rows that are the tenant's. Rows that come, change and go are published;
@@ -60,18 +76,71 @@ pub async fn create_publication(
     Ok(())
 }
 
-/// Removes a publication, if it is there.
+/// Removes a publication, if it is there, so that nobody who writes to its tables notices.
+///
+/// An update or delete looks a table's publications up in two steps: which ones, then each. One that goes in between
+/// fails it, whosever rows it is about, with `cache lookup failed for publication` (`XX000`). So the publication first
+/// loses its tables, then whoever may have read that it had them is waited for, and only then does it go. Who takes
+/// a lock on a table after the first step reads its publications anew.
 ///
 /// # Errors
-/// [`PublicationError::Database`].
-pub async fn drop_publication(conn: &mut PgConnection, name: &str) -> Result<(), PublicationError> {
-    let statement = sqlx::query_scalar!(
-        r#"SELECT format('DROP PUBLICATION IF EXISTS %I', $1::text) AS "statement!""#,
+/// [`PublicationError`]; with [`PublicationError::StillWritten`] a transaction that was under way has not ended after
+/// `patience`. The publication has no tables any more then, and a next call goes on.
+pub async fn drop_publication(
+    conn: &mut PgConnection,
+    name: &str,
+    patience: Duration,
+) -> Result<(), PublicationError> {
+    let until = Instant::now() + patience;
+    // In the order in which they were locked when it was made.
+    let found = sqlx::query!(
+        r#"SELECT format('ALTER PUBLICATION %I DROP TABLE ', p.pubname)
+                || string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY t.oid)
+                    FILTER (WHERE c.oid IS NOT NULL) AS empty,
+                  coalesce(array_agg(c.oid) FILTER (WHERE c.oid IS NOT NULL), '{}') AS "tables!: Vec<Oid>",
+                  format('DROP PUBLICATION IF EXISTS %I', p.pubname) AS "remove!"
+           FROM pg_catalog.pg_publication AS p
+           LEFT JOIN (pg_catalog.pg_publication_rel AS t
+               JOIN pg_catalog.pg_class AS c ON c.oid = t.prrelid
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace) ON t.prpubid = p.oid
+           WHERE p.pubname = $1
+           GROUP BY p.pubname"#,
         name
     )
-    .fetch_one(&mut *conn)
+    .fetch_optional(&mut *conn)
     .await?;
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(conn).await?;
+    let Some(found) = found else { return Ok(()) };
+    if let Some(empty) = found.empty {
+        sqlx::raw_sql(AssertSqlSafe(empty)).execute(&mut *conn).await?;
+    }
+    // Of one that an earlier call has emptied nobody knows the tables: whoever writes to any is waited for.
+    let writing = sqlx::query_scalar!(
+        r#"SELECT DISTINCT virtualtransaction AS "writing!" FROM pg_catalog.pg_locks
+           WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+               AND pid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()
+               AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+               AND (cardinality($1::oid[]) = 0 OR relation = ANY($1))"#,
+        &found.tables
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    loop {
+        let left = sqlx::query_scalar!(
+            r#"SELECT DISTINCT pid AS "pid!" FROM pg_catalog.pg_locks
+               WHERE locktype = 'virtualxid' AND virtualtransaction = ANY($1) AND pid IS NOT NULL ORDER BY 1"#,
+            &writing
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        if left.is_empty() {
+            break;
+        }
+        if Instant::now() >= until {
+            return Err(PublicationError::StillWritten { name: name.to_owned(), processes: left });
+        }
+        sleep(LOOK).await;
+    }
+    sqlx::raw_sql(AssertSqlSafe(found.remove)).execute(conn).await?;
     Ok(())
 }
 
