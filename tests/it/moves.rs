@@ -1,5 +1,6 @@
 //! Moving a tenant from one database to another.
 
+mod ahead;
 mod apply;
 mod asked;
 mod copy;

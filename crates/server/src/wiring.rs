@@ -332,8 +332,11 @@ impl Platform {
     #[must_use]
     pub fn jobs(&self, serving: &ServingSettings, state: &AppState) -> Jobs {
         let follow = serving.follow;
-        let sinks: Vec<Arc<dyn ChangeSink>> =
-            vec![Arc::new(self.directory.clone()), Arc::clone(&self.authority) as _];
+        let sinks: Vec<Arc<dyn ChangeSink>> = vec![
+            Arc::new(self.directory.clone()),
+            Arc::clone(&self.authority) as _,
+            Arc::clone(&self.router) as _,
+        ];
         let follower = ChangeFollower::new(Arc::new(PgChangeFeed::new(&self.registry)), sinks);
         let signal =
             follow.listen.then(|| Box::new(PgChangeSignal::new(&self.registry)) as Box<dyn ChangeSignal>);

@@ -103,6 +103,10 @@ impl PoolFactory for LeanPoolFactory {
         Ok(pool)
     }
 
+    async fn warm(&self, pool: &TenantPool) -> Result<(), OpenError> {
+        pool.warm().await
+    }
+
     async fn close(&self, pool: TenantPool) {
         pool.close().await;
     }

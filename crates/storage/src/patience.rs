@@ -7,8 +7,8 @@ use tokio::time::Instant;
 /// Bounds of the tries after a placement turned out to be out of date.
 ///
 /// The first try again follows at once: usually this node had simply not heard of a move that is over. After
-/// that a move is under way, and each pause is a quarter of what was waited so far: a cutover takes some ten milliseconds,
-/// and whoever tries at the wrong moment is to wait for a quarter longer than it takes, and not for twice as long.
+/// that a move is under way, and each pause is an eighth of what was waited so far: a cutover takes some ten milliseconds,
+/// and whoever tries at the wrong moment is to wait for little longer than it takes, and not for twice as long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MovePatience {
     /// Longest time from the first refusal to the beginning of the last try.
@@ -67,7 +67,7 @@ impl Tries {
             return false;
         }
         // The last try stands at the very end of the time, not at some point before it.
-        tokio::time::sleep((waited / 4).max(shortest_pause).min(longest_pause).min(left)).await;
+        tokio::time::sleep((waited / 8).max(shortest_pause).min(longest_pause).min(left)).await;
         true
     }
 }
@@ -88,9 +88,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_pauses_grow_and_the_time_is_kept() {
         let at = tries(MovePatience::default()).await;
-        assert_eq!(at[..12], [0, 2, 4, 6, 8, 10, 13, 17, 22, 28, 35, 44]);
+        assert_eq!(at[..12], [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 21, 24]);
         let pauses = at.windows(2).map(|two| two[1] - two[0]);
-        assert_eq!((pauses.max(), at.last()), (Some(300), Some(&2000)));
+        assert_eq!((pauses.max(), at.last()), (Some(209), Some(&2000)));
     }
 
     #[tokio::test(start_paused = true)]

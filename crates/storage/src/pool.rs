@@ -124,11 +124,7 @@ impl TenantPool {
     ) -> Result<Self, OpenError> {
         let pool = Self::new(options, settings, identity)
             .map_err(|source| OpenError::Unavailable(Box::new(source)))?;
-        match pool.inner.get().await {
-            Ok(first) => drop(first),
-            Err(managed::PoolError::Backend(error)) => return Err(error.into()),
-            Err(error) => return Err(OpenError::Unavailable(Box::new(error))),
-        }
+        drop(pool.inner.get().await.map_err(unavailable)?);
         Ok(pool)
     }
 
@@ -175,6 +171,19 @@ impl TenantPool {
             !close
         };
         close_all(self.inner.retain(keep).removed).await;
+    }
+
+    /// Makes connections until there are as many as one tenant may have at a time.
+    pub(crate) async fn warm(&self) -> Result<(), OpenError> {
+        let wanted = usize::try_from(self.gate.most_of_one()).unwrap_or(usize::MAX);
+        let status = self.inner.status();
+        let missing = wanted.saturating_sub(status.size);
+        if missing == 0 {
+            return Ok(());
+        }
+        // Those that are idle are lent first, so that so many more are made.
+        let lent = futures::future::join_all((0..status.available + missing).map(|_| self.inner.get())).await;
+        lent.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(unavailable(error)))
     }
 
     /// Who holds connections and who waits for one.
@@ -252,6 +261,13 @@ impl Drop for TenantPool {
     fn drop(&mut self) {
         self.reaper.abort();
         self.inner.close();
+    }
+}
+
+fn unavailable(error: managed::PoolError<ConnectError>) -> OpenError {
+    match error {
+        managed::PoolError::Backend(error) => error.into(),
+        error => OpenError::Unavailable(Box::new(error)),
     }
 }
 

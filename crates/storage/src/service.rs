@@ -208,8 +208,10 @@ impl ServiceOptions {
         let remembered = RememberedLogins::new(logins.clone(), REMEMBERED);
         let factory = Arc::new(LeanPoolFactory::new(Arc::new(remembered), pools));
         let router = Arc::new(Router::new(Arc::new(directory.clone()), factory, PoolSettings::default()));
-        let follower =
-            ChangeFollower::new(Arc::new(PgChangeFeed::new(&registry)), vec![Arc::new(directory.clone())]);
+        let follower = ChangeFollower::new(
+            Arc::new(PgChangeFeed::new(&registry)),
+            vec![Arc::new(directory.clone()), Arc::clone(&router) as _],
+        );
         let schema = schema.map(|(name, _)| name);
         Ok(Service {
             resolver: Resolver::new(Arc::new(directory.clone()), hosts),

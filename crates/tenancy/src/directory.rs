@@ -34,6 +34,13 @@ pub trait TenantDirectory: Send + Sync {
     fn forget(&self, id: TenantId) {
         let _ = id;
     }
+
+    /// Whether somebody asked here where that tenant's data is, not long ago: then a pool that it will need soon is
+    /// worth opening before somebody waits for it. A directory that remembers no answers says no.
+    fn remembers(&self, id: TenantId) -> bool {
+        let _ = id;
+        false
+    }
 }
 
 /// Where the registry stands.
@@ -54,6 +61,9 @@ pub struct Changes {
     pub tenants: Vec<TenantId>,
     /// People whose credentials, memberships or roles changed.
     pub users: Vec<uuid::Uuid>,
+    /// Where tenants will be that are about to move: told at each asking for as long as it is so. No promise; the move may
+    /// be given up.
+    pub arriving: Vec<Located>,
     /// Up to where this answer is complete.
     pub standing: Standing,
 }

@@ -44,6 +44,16 @@ impl Default for FairSettings {
     }
 }
 
+impl FairSettings {
+    /// Whether one who holds so many permits may have one more of those that are free.
+    fn may(&self, free: u32, held: u32) -> bool {
+        let share = u64::from(self.share.clamp(1, 100));
+        // held / free < share / (100 - share), without a division.
+        let is_share = free > 0 && u64::from(held) * (100 - share) < share * u64::from(free);
+        is_share && held < self.most_each.max(1)
+    }
+}
+
 /// Hands out permits, by turns between keys and in order of arrival within one.
 ///
 /// - One key holds at most its share (see [`FairSettings::share`]), and never more than [`FairSettings::most_each`],
@@ -163,6 +173,17 @@ impl<K: Eq + Hash + Clone> FairGate<K> {
     pub fn try_enter(&self, key: K) -> Option<Permit<K>> {
         let mut state = self.inner.lock();
         state.take(&key, &self.inner.settings).then(|| Permit { inner: Arc::clone(&self.inner), key })
+    }
+
+    /// Most permits that one key holds while no other holds any.
+    #[must_use]
+    pub fn most_of_one(&self) -> u32 {
+        let permits = self.inner.lock().permits;
+        (0..permits)
+            .take_while(|held| self.inner.settings.may(permits - held, *held))
+            .count()
+            .try_into()
+            .unwrap_or(permits)
     }
 
     /// Changes how many permits there are. Those that are held beyond the new number are not called back; as
@@ -289,12 +310,8 @@ fn deliver<K: Eq + Hash + Clone>(granted: Vec<(Waiter<K>, Permit<K>)>) {
 impl<K: Eq + Hash + Clone> State<K> {
     /// Counts one more permit of `key`, if it may have one.
     fn take(&mut self, key: &K, settings: &FairSettings) -> bool {
-        let share = u64::from(settings.share.clamp(1, 100));
-        let free = u64::from(self.permits.saturating_sub(self.held));
-        let held = self.keys.get(key).map_or(0, |turns| u64::from(turns.held));
-        // held / free < share / (100 - share), without a division.
-        let is_share = free > 0 && held * (100 - share) < share * free;
-        let may = is_share && held < u64::from(settings.most_each.max(1));
+        let held = self.keys.get(key).map_or(0, |turns| turns.held);
+        let may = settings.may(self.permits.saturating_sub(self.held), held);
         if may {
             self.held += 1;
             self.turns(key).held += 1;

@@ -73,6 +73,16 @@ pub trait PoolFactory: Send + Sync + 'static {
     /// Dropped when [`PoolSettings::open_timeout`] has passed; what it holds by then must go with it.
     async fn open(&self, target: &PoolTarget) -> Result<Self::Pool, OpenError>;
 
+    /// Makes ready what the first who use a pool would wait for beyond its opening. Called for a pool that is about to
+    /// be used; one that is ready already is left as it is. Does nothing unless it is implemented.
+    ///
+    /// # Errors
+    /// As for opening; the pool stays open.
+    async fn warm(&self, pool: &Self::Pool) -> Result<(), OpenError> {
+        let _ = pool;
+        Ok(())
+    }
+
     /// Closes a pool that nobody holds any more; returns when its connections are gone.
     async fn close(&self, pool: Self::Pool);
 }

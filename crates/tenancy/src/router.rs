@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::directory::{DirectoryError, TenantDirectory};
+use crate::directory::follow::ChangeSink;
+use crate::directory::{Changes, DirectoryError, TenantDirectory};
 use crate::placement::Located;
 use crate::pools::{Lease, OpenError, PoolCache, PoolFactory, PoolSettings, PoolStats, PoolTarget};
 use crate::scope::TenantScope;
@@ -107,6 +108,25 @@ impl<F: PoolFactory> Router<F> {
     }
 }
 
+/// A tenant that is about to move, and that was used here lately, finds the pool of where it goes open and ready. So have a
+/// [`ChangeFollower`](crate::directory::follow::ChangeFollower) tell the router, after the directory.
+impl<F: PoolFactory> ChangeSink for Router<F> {
+    fn apply(&self, changes: &Changes) {
+        for arriving in changes.arriving.iter().filter(|arriving| self.directory.remembers(arriving.tenant)) {
+            let (pools, tenant, target) = (self.pools.clone(), arriving.tenant, PoolTarget::of(arriving));
+            tokio::spawn(async move {
+                // Whoever needs it then opens it, and is told why it cannot be.
+                if let Err(error) = pools.open_ahead(target).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, %tenant, "the pool of where a tenant is about to be is not ready");
+                }
+            });
+        }
+    }
+
+    fn apply_unknown(&self) {}
+}
+
 impl<F: PoolFactory> Clone for Router<F> {
     fn clone(&self) -> Self {
         Self { directory: Arc::clone(&self.directory), pools: self.pools.clone(), usage: self.usage.clone() }
@@ -146,6 +166,9 @@ mod tests {
 
     use super::*;
     use crate::directory::MockTenantDirectory;
+    use crate::directory::cache::CacheSettings;
+    use crate::directory::cached::CachedDirectory;
+    use crate::directory::follow::ChangeFollower;
     use crate::placement::{DatabaseId, Placement, PlacementEpoch};
     use crate::testing::{InMemoryDirectory, InMemoryPoolFactory, scope_for, tenant};
 
@@ -218,6 +241,56 @@ mod tests {
         let leased = router.lease(&scope_for(tenant(1, "GOT", "gbg"))).await;
         assert!(matches!(leased, Err(RouteError::Directory(DirectoryError::Unavailable(_)))));
         assert_eq!(factory.stats().begun, 0);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_was_used_here_and_is_about_to_move_finds_its_pool_open() {
+        let memory = InMemoryDirectory::new();
+        let tenants = [tenant(1, "GOT", "gbg"), tenant(2, "MAL", "malmo")];
+        for one in &tenants {
+            memory.place(one.id, Placement::Shared(SHARED));
+        }
+        let directory = Arc::new(CachedDirectory::new(Arc::new(memory.clone()), CacheSettings::default()));
+        let (router, factory) = router(Arc::clone(&directory) as _);
+        let sinks: Vec<Arc<dyn ChangeSink>> = vec![directory, Arc::new(router.clone())];
+        let mut follower = ChangeFollower::new(Arc::new(memory.clone()), sinks);
+        follower.poll_once().await.expect("polled");
+        let [used, other] = tenants.map(|one| (one.id, scope_for(one)));
+        drop(router.lease(&used.1).await.expect("routed"));
+        for (id, database) in [(used.0, OWN), (other.0, DatabaseId::from_uuid(Uuid::from_u128(300)))] {
+            memory.announce(id, Placement::Dedicated(database));
+        }
+        // Told at each asking, and opened once; the other was never used here.
+        for _ in 0..2 {
+            follower.poll_once().await.expect("polled");
+        }
+        factory.wait_until(|stats| stats.warmed == 2).await;
+        assert_eq!((factory.stats().opened, router.stats().dedicated), (2, 1));
+        memory.place(used.0, Placement::Dedicated(OWN));
+        follower.poll_once().await.expect("polled");
+        let leased = router.lease(&used.1).await.expect("routed");
+        assert_eq!((leased.located.epoch, factory.stats().opened), (PlacementEpoch(2), 2));
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_cannot_be_opened_ahead_is_tried_again_by_who_needs_it() {
+        let memory = InMemoryDirectory::new();
+        let one = tenant(1, "GOT", "gbg");
+        memory.place(one.id, Placement::Shared(SHARED));
+        let directory = Arc::new(CachedDirectory::new(Arc::new(memory.clone()), CacheSettings::default()));
+        let (router, factory) = router(Arc::clone(&directory) as _);
+        let (id, scope) = (one.id, scope_for(one));
+        drop(router.lease(&scope).await.expect("routed"));
+        factory.set_failing(OWN, true);
+        let arriving = Located { tenant: id, placement: Placement::Dedicated(OWN), epoch: PlacementEpoch(2) };
+        router.apply(&Changes { arriving: vec![arriving], ..Changes::default() });
+        factory.wait_until(|stats| stats.begun == 2).await;
+        drop(router.lease(&scope).await.expect("it still serves where it is"));
+        factory.set_failing(OWN, false);
+        memory.place(id, arriving.placement);
+        directory.forget(id);
+        let leased = router.lease(&scope).await.expect("routed");
+        assert_eq!((leased.located, factory.stats().opened), (arriving, 2));
     }
 
     #[tokio::test]

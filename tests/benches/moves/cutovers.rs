@@ -49,7 +49,7 @@ pub(crate) struct Large {
 pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &Arguments) -> Large {
     let driving = Driving::over(ground, streaming(ground), MoverSettings::default());
     let (tenant, neighbours) = residents.split_first().expect("there is one");
-    let nodes = [ground.node(), ground.node()];
+    let nodes = [ground.told_node(), ground.told_node()];
     let clients = Clients::start(&nodes, &tenant.scope, arguments.own(), tenant.rows);
     let others: Vec<Clients> =
         neighbours.iter().map(|other| at(&nodes[0], other, arguments.theirs())).collect();
@@ -184,7 +184,7 @@ pub(crate) async fn small(
 ) -> (Verdict, Vec<Duration>) {
     let driving = Driving::over(ground, streaming(ground), MoverSettings::default());
     let mover = driving.node(None);
-    let nodes = [ground.node(), ground.node()];
+    let nodes = [ground.told_node(), ground.told_node()];
     let (mut all, mut every) = (Verdict::default(), Vec::new());
     // Each is where it began in the end.
     let each = arguments.small.div_ceil(residents.len()).next_multiple_of(2);

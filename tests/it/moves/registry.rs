@@ -360,6 +360,34 @@ async fn the_decision_changes_the_directory_and_every_cache_hears_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn getting_ready_for_a_decision_decides_nothing_and_tells_nobody() {
+    let mut desk = Desk::new().await;
+    let held = desk.fenced("GOT").await;
+    let (tenant, log) = (held.moved.tenant, desk.log(held.moved.tenant).await);
+    let feed = PgChangeFeed::new(&desk.pools);
+    let before = feed.current().await.unwrap();
+    // The second time on the connection of the first, the third on a new one.
+    for kept in [true, true, false] {
+        if !kept {
+            let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name = 'stagesub decide' AND datname = current_database()";
+            run(&mut desk.admin, cut).await;
+        }
+        desk.moves.get_ready(&held).await.unwrap();
+        assert_eq!(desk.located(tenant).await, held.moved.undecided());
+        assert_eq!(desk.moves.find(held.moved.id).await.unwrap(), Some(held.moved.clone()));
+        assert_eq!((feed.current().await.unwrap(), desk.log(tenant).await), (before.clone(), log.clone()));
+    }
+    let decided = made(desk.moves.decide(&held).await);
+    assert_eq!((decided.state, desk.located(tenant).await), (Decided, held.moved.decided()));
+    assert_eq!(desk.log(tenant).await.last().unwrap(), "system move_decide move 6 decided");
+    // A connection is kept after it as well.
+    let other = desk.fenced("MAL").await;
+    made(desk.moves.decide(&other).await);
+    desk.moves.get_ready(&other).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn giving_up_takes_an_epoch_and_the_one_before_is_nobodys() {
     let mut desk = Desk::new().await;
     let mut held = desk.fenced("GOT").await;
@@ -544,8 +572,13 @@ async fn a_move_ends_when_what_it_planned_is_removed_and_the_next_may_begin_then
 async fn a_commit_that_was_cut_off_is_unknown_and_the_directory_knows() {
     let proxy = CutProxy::start(Cluster::get().await.admin()).await;
     let mut desk = Desk::behind(Some(&proxy)).await;
-    for (n, cut) in Cut::ALL.into_iter().enumerate() {
+    // Also on the connection that is kept for decisions, which is then another one.
+    let each = Cut::ALL.into_iter().flat_map(|cut| [(cut, false), (cut, true)]);
+    for (n, (cut, ready)) in each.enumerate() {
         let held = desk.fenced(&format!("D{n}")).await;
+        if ready {
+            desk.moves.get_ready(&held).await.unwrap();
+        }
         proxy.cut(cut, 1);
         let unknown = desk.moves.decide(&held).await;
         assert!(matches!(unknown, Err(MoveRegistryError::Unknown(_))), "{cut:?}: {unknown:?}");

@@ -107,6 +107,7 @@ fn postgres_type(name: &Value) -> String {
         "Jsonb" => "jsonb",
         "Name" => "name",
         "Numeric" => "numeric",
+        "Oid" => "oid",
         "Text" => "text",
         "Time" => "time",
         "Timestamptz" => "timestamptz",

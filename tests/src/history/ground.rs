@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use stagesub_server::jobs::changes::{Follow, follow};
 use stagesub_storage::directory::PgTenantDirectory;
 use stagesub_storage::factory::{FactorySettings, LeanPoolFactory, TenantDb};
 use stagesub_storage::identity::Identity;
@@ -14,13 +15,15 @@ use stagesub_storage::moves::session::Site;
 use stagesub_storage::moves::verify::{Verified, VerifySettings, everything};
 use stagesub_storage::pool::TenantPoolSettings;
 use stagesub_storage::registry::RegistryPools;
+use stagesub_storage::registry::changes::{PgChangeFeed, PgChangeSignal};
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::moves::MoveId;
 use stagesub_tenancy::{
-    Access, CacheSettings, CachedDirectory, DatabaseId, PlacementEpoch, PoolSettings, PoolTarget, Router,
-    TenantId, TenantScope,
+    Access, CacheSettings, CachedDirectory, ChangeFollower, ChangeSink, DatabaseId, PlacementEpoch,
+    PoolSettings, PoolTarget, Router, TenantId, TenantScope,
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::ledger;
@@ -185,14 +188,40 @@ impl Ground {
     /// Another node: a directory, pools and logins of its own. Nobody tells it of changes.
     #[must_use]
     pub fn node(&self) -> TenantDb {
+        let (router, _) = self.routing();
+        TenantDb::new(Arc::new(router))
+    }
+
+    /// The same, with what tells it of changes.
+    #[must_use]
+    pub fn following(&self) -> (TenantDb, ChangeFollower) {
+        let (router, directory) = self.routing();
+        let router = Arc::new(router);
+        let sinks: Vec<Arc<dyn ChangeSink>> = vec![directory, Arc::clone(&router) as _];
+        let follower = ChangeFollower::new(Arc::new(PgChangeFeed::new(&self.registry)), sinks);
+        (TenantDb::new(router), follower)
+    }
+
+    /// The same, which is told of changes at once, as a server's node is.
+    #[must_use]
+    pub fn told_node(&self) -> TenantDb {
+        let (db, follower) = self.following();
+        let signal = Box::new(PgChangeSignal::new(&self.registry));
+        let (period, never) = (Follow::default().period, CancellationToken::new());
+        tokio::spawn(follow(follower, period, Some(signal), Arc::default(), never));
+        db
+    }
+
+    fn routing(&self) -> (Router<LeanPoolFactory>, Arc<CachedDirectory>) {
         let pools = TenantPoolSettings { max_connections: 8, share: 100, ..TenantPoolSettings::default() };
-        let directory = CachedDirectory::new(
+        let directory = Arc::new(CachedDirectory::new(
             Arc::new(PgTenantDirectory::new(self.registry.clone())),
             CacheSettings::default(),
-        );
+        ));
         let factory =
             LeanPoolFactory::new(self.logins(), FactorySettings { shared: pools, dedicated: pools });
-        TenantDb::new(Arc::new(Router::new(Arc::new(directory), Arc::new(factory), PoolSettings::default())))
+        let router = Router::new(Arc::clone(&directory) as _, Arc::new(factory), PoolSettings::default());
+        (router, directory)
     }
 
     /// What is moved of a tenant.

@@ -212,6 +212,10 @@ impl MoveRegistry for Watched {
         Ok(stepped)
     }
 
+    async fn get_ready(&self, held: &Held) -> Result<(), MoveRegistryError> {
+        self.inner.get_ready(held).await
+    }
+
     async fn decide(&self, held: &Held) -> Result<Decision, MoveRegistryError> {
         let decided = held.moved.decided();
         let at = {

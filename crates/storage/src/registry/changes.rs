@@ -16,7 +16,7 @@ use stagesub_tenancy::{
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::{RegistryPools, unavailable};
+use super::{RegistryPools, moves, unavailable};
 
 /// What changes are told on; the payload is the version. `version.rs` has it in a statement.
 const CHANNEL: &str = "stagesub_registry";
@@ -59,7 +59,7 @@ impl PgChangeFeed {
             }
         }
         let mut fresh = PgConnection::connect_with(&self.options).await.map_err(unavailable)?;
-        let changes = ask(&mut fresh, since).await.map_err(unavailable)?;
+        let changes = ask(&mut fresh, since).await?;
         *slot = Some(fresh);
         Ok(changes)
     }
@@ -84,14 +84,16 @@ impl ChangeFeed for PgChangeFeed {
 
 /// What changed after a version; `None`: nothing is listed.
 ///
-/// One statement, so one snapshot: what it shows of tenants and people is what there is at the version it shows.
+/// One statement, so one snapshot: what it shows of tenants and people is what there is at the version it shows. Who is
+/// about to move is asked for apart, and seldom.
 /// A history ends when the server is started (a restored one was, and a replica that was made the server counts
 /// from its own start) and when the table is made again.
-async fn ask(conn: &mut PgConnection, since: Option<ConfigVersion>) -> Result<Changes, sqlx::Error> {
+async fn ask(conn: &mut PgConnection, since: Option<ConfigVersion>) -> Result<Changes, DirectoryError> {
     let row = sqlx::query!(
         r#"SELECT
             v.version,
             concat_ws('/', extract(epoch FROM pg_postmaster_start_time()), d.oid, v.tableoid) AS "history!",
+            EXISTS(SELECT FROM registry.moves AS m WHERE m.ended_at IS NULL) AS "moving!",
             ARRAY(SELECT t.id FROM registry.tenants AS t WHERE t.version > $1 ORDER BY t.id) AS "tenants!",
             ARRAY(SELECT u.id FROM registry.users AS u WHERE u.version > $1 ORDER BY u.id) AS "users!"
         FROM registry.version AS v
@@ -99,11 +101,14 @@ async fn ask(conn: &mut PgConnection, since: Option<ConfigVersion>) -> Result<Ch
         WHERE d.datname = current_database()"#,
         since.map(|version| version.0)
     )
-    .fetch_one(conn)
-    .await?;
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(unavailable)?;
+    let arriving = if row.moving { moves::arriving(conn).await? } else { Vec::new() };
     Ok(Changes {
         tenants: row.tenants.into_iter().map(TenantId::from_uuid).collect(),
         users: row.users,
+        arriving,
         standing: Standing { version: ConfigVersion(row.version), history: row.history },
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::types::PgInterval;
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 use stagesub_tenancy::moves::registry::MovePage;
 use stagesub_tenancy::moves::{
     BeginMoveError, Cleanup, Decision, FencingToken, Held, Move, MoveId, MoveKind, MoveRegistry,
@@ -17,7 +17,7 @@ use stagesub_tenancy::{DirectoryError, Located, NodeId, TenantDirectory, TenantI
 
 use crate::directory::PgTenantDirectory;
 use crate::error::leaves_open;
-use crate::registry::{RegistryPools, corrupt, unavailable};
+use crate::registry::{RegistryPools, corrupt, unavailable, version};
 
 #[macro_use]
 mod rows;
@@ -34,13 +34,14 @@ const ERROR_LENGTH: usize = 2_000;
 #[derive(Debug, Clone)]
 pub struct PgMoveRegistry {
     registry: RegistryPools,
+    kept: decide::Kept,
 }
 
 impl PgMoveRegistry {
     /// Over the registry.
     #[must_use]
-    pub const fn new(registry: RegistryPools) -> Self {
-        Self { registry }
+    pub fn new(registry: RegistryPools) -> Self {
+        Self { registry, kept: decide::Kept::default() }
     }
 
     async fn start(&self) -> Result<Transaction<'static, Postgres>, MoveRegistryError> {
@@ -171,6 +172,9 @@ impl MoveRegistry for PgMoveRegistry {
         );
         let moved = Move::try_from(row.fetch_one(&mut *tx).await.map_err(unavailable)?)?;
         rows::record(&mut tx, &moved, by, Said::Request(request)).await?;
+        if moved.arriving().is_some() {
+            version::have_asked(&mut tx).await.map_err(unavailable)?;
+        }
         commit(tx).await?;
         Ok(Requested::Accepted(moved))
     }
@@ -266,11 +270,23 @@ impl MoveRegistry for PgMoveRegistry {
             located.placement.database().as_uuid(),
             located.placement.as_str(),
             located.epoch.0
-        )
-        .fetch_optional(self.registry.control())
-        .await
-        .map_err(lost_or_unavailable)?;
-        found(row)
+        );
+        if moved.arriving().is_some() || stepped.arriving().is_none() {
+            return found(row.fetch_optional(self.registry.control()).await.map_err(lost_or_unavailable)?);
+        }
+        // Nodes have a moment to get ready for where the tenant is about to be.
+        let mut tx = self.start().await?;
+        let Some(moved) = found(row.fetch_optional(&mut *tx).await.map_err(lost_or_unavailable)?)? else {
+            undo(tx).await?;
+            return Ok(None);
+        };
+        version::have_asked(&mut tx).await.map_err(unavailable)?;
+        commit(tx).await?;
+        Ok(Some(moved))
+    }
+
+    async fn get_ready(&self, held: &Held) -> Result<(), MoveRegistryError> {
+        decide::get_ready(self, held).await
     }
 
     async fn decide(&self, held: &Held) -> Result<Decision, MoveRegistryError> {
@@ -329,6 +345,22 @@ impl MoveRegistry for PgMoveRegistry {
     }
 }
 
+/// Where tenants will be that are about to move.
+pub(super) async fn arriving(conn: &mut PgConnection) -> Result<Vec<Located>, DirectoryError> {
+    let rows = moves_where!(
+        "WHERE m.ended_at IS NULL
+            AND (m.state IN ('verify', 'fence', 'back') OR m.state = 'active' AND m.wanted = 'back')"
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(unavailable)?;
+    let mut all = Vec::new();
+    for row in rows {
+        all.extend(Move::try_from(row)?.arriving());
+    }
+    Ok(all)
+}
+
 fn found(row: Option<MoveRow>) -> Result<Option<Move>, MoveRegistryError> {
     Ok(row.map(Move::try_from).transpose()?)
 }
@@ -355,11 +387,11 @@ fn cut(error: &str) -> String {
 }
 
 /// Lets go of the locks now, and not when the connection is used next: a move that is locked is not claimed.
-async fn undo(tx: Transaction<'static, Postgres>) -> Result<(), MoveRegistryError> {
+async fn undo(tx: Transaction<'_, Postgres>) -> Result<(), MoveRegistryError> {
     Ok(tx.rollback().await.map_err(unavailable)?)
 }
 
-async fn commit(tx: Transaction<'static, Postgres>) -> Result<(), MoveRegistryError> {
+async fn commit(tx: Transaction<'_, Postgres>) -> Result<(), MoveRegistryError> {
     tx.commit().await.map_err(lost_or_unavailable)
 }
 

@@ -25,6 +25,17 @@ pub(super) async fn take(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     .await
 }
 
+/// Has nodes ask although nothing changed, when the transaction commits.
+pub(super) async fn have_asked(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT version AS "version!" FROM registry.version
+        CROSS JOIN LATERAL pg_notify('stagesub_registry', version::text) AS told"#
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(())
+}
+
 /// [`take`], for the domain's ports.
 #[cfg(feature = "orchestra")]
 pub(super) async fn next_version(conn: &mut PgConnection) -> Result<i64, StoreError> {

@@ -182,6 +182,12 @@ where
         }
     }
 
+    /// Whether an answer is kept for `key` that is none of "there is no such thing".
+    #[must_use]
+    pub fn holds(&self, key: &K) -> bool {
+        matches!(self.peek(key), Some(Known::Present(_)))
+    }
+
     /// Forgets what is known of `key`; an answer that is loading is not kept.
     pub fn invalidate(&self, key: &K) {
         let mut flights = self.flights();

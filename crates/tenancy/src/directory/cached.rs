@@ -91,6 +91,10 @@ impl TenantDirectory for CachedDirectory {
         self.inner.forget(id);
         self.invalidate(id);
     }
+
+    fn remembers(&self, id: TenantId) -> bool {
+        self.caches.placements.holds(&id)
+    }
 }
 
 impl ChangeSink for CachedDirectory {

@@ -9,7 +9,7 @@ use crate::tenant::ConfigVersion;
 /// Something that remembers answers and is told what changed: a cache of tenants, of people's authority.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait ChangeSink: Send + Sync {
-    /// These changed: what is remembered of them is no longer true.
+    /// These changed: what is remembered of them is no longer true. Those that arrive have not changed yet.
     fn apply(&self, changes: &Changes);
 
     /// Anything may have changed: nothing that is remembered can be relied on.
@@ -52,7 +52,8 @@ impl ChangeFollower {
             // that was seen: what changed cannot be listed.
             return Ok(self.start_over(changes.standing));
         }
-        if !(changes.tenants.is_empty() && changes.users.is_empty()) {
+        let Changes { tenants, users, arriving, standing: _ } = &changes;
+        if !(tenants.is_empty() && users.is_empty() && arriving.is_empty()) {
             self.sinks.iter().for_each(|sink| sink.apply(&changes));
         }
         let version = changes.standing.version;
@@ -96,8 +97,8 @@ mod tests {
     fn changes(version: i64, tenants: &[u128]) -> Changes {
         Changes {
             tenants: tenants.iter().map(|id| TenantId::from_uuid(Uuid::from_u128(*id))).collect(),
-            users: Vec::new(),
             standing: standing(version),
+            ..Changes::default()
         }
     }
 

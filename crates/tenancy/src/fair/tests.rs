@@ -41,6 +41,7 @@ fn alone_one_holds_half_and_many_leave_something_free() {
 fn the_share_is_a_setting() {
     for (share, most) in [(1, 1), (25, 3), (50, 5), (75, 8), (90, 9), (100, 10), (0, 1), (200, 10)] {
         let gate = FairGate::new(FairSettings { share, ..FairSettings::default() });
+        assert_eq!(usize::try_from(gate.most_of_one()), Ok(most), "{share} %");
         assert_eq!(greedy(&gate, 1).len(), most, "{share} %");
     }
 }

@@ -218,6 +218,18 @@ impl Move {
         self.at(self.heading.other(), 2)
     }
 
+    /// Where the tenant is about to be: at the other side of a cutover that is near or on. `None`: none is.
+    #[must_use]
+    pub fn arriving(&self) -> Option<Located> {
+        match self.state {
+            MoveState::Verify | MoveState::Fence | MoveState::Back => Some(self.decided()),
+            MoveState::Active if self.wanted == Some(Request::Back) => {
+                self.stepped(MoveState::Back).map(|back| back.decided())
+            }
+            _ => None,
+        }
+    }
+
     const fn at(&self, side: Side, later: i64) -> Located {
         Located {
             tenant: self.tenant,
@@ -406,6 +418,32 @@ mod tests {
         // And there once more.
         let again = returned.stepped(Back).unwrap();
         assert_eq!((again.undecided().epoch.0, again.decided().placement), (7, again.target));
+    }
+
+    #[test]
+    fn a_tenant_is_about_to_be_where_the_next_decision_brings_it() {
+        let arrives = |moved: &Move| moved.arriving().map(|there| (there.epoch.0, there.placement));
+        let stream = moved(MovePath::Stream);
+        for early in [&[][..], &[Slot], &[Slot, Copy], &[Slot, Copy, CatchUp]] {
+            assert_eq!(arrives(&through(MovePath::Stream, early)), None, "{early:?}");
+        }
+        let verify = through(MovePath::Stream, &[Slot, Copy, CatchUp, Verify]);
+        assert_eq!(arrives(&verify), Some((6, stream.target)));
+        assert_eq!(arrives(&through(MovePath::Short, &[Fence])), Some((6, stream.target)));
+        let fence = verify.stepped(Fence).unwrap();
+        assert_eq!(arrives(&fence), Some((6, stream.target)));
+        let again = fence.stepped(CatchUp).unwrap().stepped(Verify).unwrap();
+        assert_eq!(arrives(&again), Some((8, stream.target)));
+
+        let mut active = fence.stepped(Decided).unwrap().stepped(Active).unwrap();
+        assert_eq!(arrives(&active), None);
+        active.wanted = Some(Request::Finish);
+        assert_eq!(arrives(&active), None);
+        active.wanted = Some(Request::Back);
+        assert_eq!(arrives(&active), Some((7, stream.source)));
+        let back = active.stepped(Back).unwrap();
+        assert_eq!(arrives(&back), Some((7, stream.source)));
+        assert_eq!(arrives(&back.stepped(Decided).unwrap()), None);
     }
 
     #[test]

@@ -93,6 +93,9 @@ pub trait MoveRegistry: Send + Sync {
         note: &Note,
     ) -> Result<Option<Move>, MoveRegistryError>;
 
+    /// A decision is near, and a tenant will wait for it: what it needs is made ready. Nothing is written.
+    async fn get_ready(&self, held: &Held) -> Result<(), MoveRegistryError>;
+
     /// **The decision**, in one transaction: the directory from [`Move::undecided`] to [`Move::decided`], exactly one
     /// row; the version that caches follow; the move to [`MoveState::Decided`]; the entry in the platform's log.
     ///

@@ -118,6 +118,18 @@ impl<F: PoolFactory> PoolCache<F> {
         opened.await.unwrap_or_else(|_| Err(OpenError::Unavailable("the opening was abandoned".into())))
     }
 
+    /// Opens the pool for `target`, if it is not open, and makes it ready for those who will need it soon.
+    ///
+    /// # Errors
+    /// As [`PoolCache::lease`].
+    ///
+    /// # Cancel safety
+    /// An opening goes on; what was to be made ready may be in part.
+    pub async fn open_ahead(&self, target: PoolTarget) -> Result<(), OpenError> {
+        let lease = self.lease(target).await?;
+        self.inner.factory.warm(&lease).await
+    }
+
     /// Takes pools that are older than the bound out of the cache; to be called now and then (each minute),
     /// so that the pools of tenants that nobody asks for close too.
     pub fn evict_expired(&self) {

@@ -22,6 +22,7 @@ struct State {
     placements: BTreeMap<TenantId, Located>,
     /// The version of each tenant's last change.
     changed: BTreeMap<TenantId, i64>,
+    arriving: BTreeMap<TenantId, Located>,
     version: i64,
     look_ups: u64,
     unavailable: bool,
@@ -48,6 +49,18 @@ impl InMemoryDirectory {
         let epoch = state.placements.get(&tenant).map_or(0, |located| located.epoch.0) + 1;
         let located = Located { tenant, placement, epoch: PlacementEpoch(epoch) };
         state.placements.insert(tenant, located);
+        state.arriving.remove(&tenant);
+    }
+
+    /// Says where a tenant will be that is about to move there: the next epoch, until it is placed.
+    ///
+    /// # Panics
+    /// If the tenant is nowhere.
+    pub fn announce(&self, tenant: TenantId, placement: Placement) {
+        let mut state = self.state();
+        let now = state.placements.get(&tenant).expect("a test moves a tenant that it placed");
+        let located = Located { tenant, placement, epoch: PlacementEpoch(now.epoch.0 + 1) };
+        state.arriving.insert(tenant, located);
     }
 
     /// Changes a tenant's record.
@@ -145,6 +158,7 @@ impl ChangeFeed for InMemoryDirectory {
         Ok(Changes {
             tenants: changed.map(|(tenant, _)| *tenant).collect(),
             users: Vec::new(),
+            arriving: state.arriving.values().copied().collect(),
             standing: state.standing(),
         })
     }

@@ -54,6 +54,8 @@ pub struct FactoryStats {
     pub begun: u64,
     /// Openings that succeeded.
     pub opened: u64,
+    /// How often one was made ready ahead.
+    pub warmed: u64,
     /// Pools that are closed.
     pub closed: u64,
     /// Connections in pools that are opening, open or closing.
@@ -137,6 +139,11 @@ impl PoolFactory for InMemoryPoolFactory {
         opening.opened = true;
         self.stats.send_modify(|stats| stats.opened += 1);
         Ok(InMemoryPool { target: *target, closed: Arc::default() })
+    }
+
+    async fn warm(&self, _: &InMemoryPool) -> Result<(), OpenError> {
+        self.stats.send_modify(|stats| stats.warmed += 1);
+        Ok(())
     }
 
     async fn close(&self, pool: InMemoryPool) {

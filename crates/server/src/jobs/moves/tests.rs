@@ -183,6 +183,10 @@ impl MoveRegistry for Paper {
         Ok(stepped.flatten())
     }
 
+    async fn get_ready(&self, _: &Held) -> Answer<()> {
+        Ok(())
+    }
+
     async fn decide(&self, held: &Held) -> Answer<Decision> {
         let decided = self.advance(held, MoveState::Decided, &Note::default()).await?;
         Ok(decided.map_or(Decision::Stale, |moved| Decision::Made(Box::new(moved))))

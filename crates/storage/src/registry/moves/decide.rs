@@ -1,18 +1,62 @@
 //! The decision, and giving it up: one conditional update of the directory's row, whichever it is.
 
-use sqlx::PgConnection;
+use std::sync::Arc;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 use stagesub_tenancy::Located;
-use stagesub_tenancy::moves::{Decision, Held, Move, MoveRegistryError, MoveState, Requester};
+use stagesub_tenancy::moves::{Decision, FencingToken, Held, Move, MoveRegistryError, MoveState};
+use tokio::sync::Mutex;
 
 use super::rows::{self, Said};
 use super::{PgMoveRegistry, commit, cut, undo};
 use crate::registry::unavailable;
 
+/// A connection for decisions, on which they are planned. Empty while it is in use, and before the first.
+pub(super) type Kept = Arc<Mutex<Option<PgConnection>>>;
+
+/// A token that nobody holds.
+const NOBODYS: FencingToken = FencingToken(-1);
+
+/// Has a connection on which the decision was planned: as a statement that the tenant waits for, on one that never had it,
+/// it takes longer than all else about it.
+pub(super) async fn get_ready(registry: &PgMoveRegistry, held: &Held) -> Result<(), MoveRegistryError> {
+    let mut slot = registry.kept.lock().await;
+    if let Some(mut known) = slot.take() {
+        match plan(&mut known, held).await {
+            Ok(()) => {
+                *slot = Some(known);
+                return Ok(());
+            }
+            // It may be this connection that ended and not the registry.
+            Err(error) => tracing::debug!(%error, "decisions are made on a new connection"),
+        }
+    }
+    let options = PgConnectOptions::clone(&registry.registry.control().connect_options());
+    let mut fresh = PgConnection::connect_with(&options.application_name("stagesub decide"))
+        .await
+        .map_err(unavailable)?;
+    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan")
+        .execute(&mut fresh)
+        .await
+        .map_err(unavailable)?;
+    plan(&mut fresh, held).await?;
+    *slot = Some(fresh);
+    Ok(())
+}
+
+/// Makes a decision that nobody may make, and undoes it.
+async fn plan(conn: &mut PgConnection, held: &Held) -> Result<(), MoveRegistryError> {
+    let nobodys = Held { token: NOBODYS, ..held.clone() };
+    let mut tx = conn.begin().await.map_err(unavailable)?;
+    redirected(&mut tx, &nobodys, &held.moved.decided(), &Change::decided()).await?;
+    undo(tx).await
+}
+
 /// The decision. An abort that was accepted is in the move's row, which is locked before the directory is looked at.
 pub(super) async fn decide(registry: &PgMoveRegistry, held: &Held) -> Result<Decision, MoveRegistryError> {
     let to = held.moved.decided();
-    redirect(registry, held, &to, Change { state: MoveState::Decided, error: None, said: Said::Decided })
-        .await
+    redirect(registry, held, &to, Change::decided()).await
 }
 
 /// Gives the cutover up.
@@ -34,6 +78,12 @@ struct Change {
     said: Said,
 }
 
+impl Change {
+    const fn decided() -> Self {
+        Self { state: MoveState::Decided, error: None, said: Said::Decided }
+    }
+}
+
 /// The directory from one answer to another, and the move with it. Caches hear of it by the tenant's version.
 async fn redirect(
     registry: &PgMoveRegistry,
@@ -44,20 +94,34 @@ async fn redirect(
     if !held.moved.state.is_cutover() {
         return Ok(Decision::Stale);
     }
-    let mut tx = registry.start().await?;
-    let Some(moved) = redirected(&mut tx, held, to, &change).await? else {
+    let kept = registry.kept.lock().await.take();
+    let Some(mut conn) = kept else {
+        return redirect_in(registry.start().await?, held, to, &change).await;
+    };
+    let tx = conn.begin().await.map_err(unavailable)?;
+    let decision = redirect_in(tx, held, to, &change).await?;
+    *registry.kept.lock().await = Some(conn);
+    Ok(decision)
+}
+
+async fn redirect_in(
+    mut tx: Transaction<'_, Postgres>,
+    held: &Held,
+    to: &Located,
+    change: &Change,
+) -> Result<Decision, MoveRegistryError> {
+    let Some(moved) = redirected(&mut tx, held, to, change).await? else {
         let is_held = rows::lock(&mut tx, held).await?.is_some();
         undo(tx).await?;
         return Ok(if is_held { Decision::Lost } else { Decision::Stale });
     };
-    rows::record(&mut tx, &moved, Requester::Platform, change.said).await?;
     commit(tx).await?;
     Ok(Decision::Made(Box::new(moved)))
 }
 
 /// All of it in one message, because the tenant waits. The locks are taken one after the other, as everybody takes them:
 /// the version (and its notification, as [`version::take`](crate::registry::version) has them), the move, the
-/// directory, the tenant. `None`: the move is not held so, or an abort was asked for before the decision, or the
+/// directory, the tenant. The entry in the platform's log is part of it. `None`: the move is not held so, or an abort was asked for before the decision, or the
 /// directory had another answer; the transaction is to be undone.
 async fn redirected(
     conn: &mut PgConnection,
@@ -82,6 +146,9 @@ async fn redirected(
             RETURNING d.tenant_id, held.id, held.version
         ), told AS (
             UPDATE registry.tenants AS t SET version = r.version FROM redirected AS r WHERE t.id = r.tenant_id
+        ), logged AS (
+            INSERT INTO registry.platform_audit (tenant_id, at, actor, action, model, record_id, changes)
+            SELECT r.tenant_id, now(), 'system', $14, 'move', r.id::text, $15 FROM redirected AS r
         )
         UPDATE registry.moves AS m SET state = $13, updated_at = now(), error = coalesce($5, m.error),
             attempts = m.attempts + CASE WHEN $5 IS NULL THEN 0 ELSE 1 END
@@ -98,7 +165,9 @@ async fn redirected(
         to.placement.database().as_uuid(),
         to.placement.as_str(),
         to.epoch.0,
-        change.state.as_str()
+        change.state.as_str(),
+        change.said.action(),
+        rows::changes(&held.moved, change.state, to)
     );
     super::found(row.fetch_optional(conn).await.map_err(unavailable)?)
 }

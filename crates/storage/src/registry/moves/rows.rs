@@ -3,8 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
-use stagesub_tenancy::moves::{Held, Move, MoveId, MovePrefix, MoveRegistryError, Request, Requester};
-use stagesub_tenancy::{DirectoryError, Placement, PlacementEpoch, TenantId};
+use stagesub_tenancy::moves::{
+    Held, Move, MoveId, MovePrefix, MoveRegistryError, MoveState, Request, Requester,
+};
+use stagesub_tenancy::{DirectoryError, Located, Placement, PlacementEpoch, TenantId};
 use uuid::Uuid;
 
 use crate::directory::placement;
@@ -131,7 +133,7 @@ pub(super) enum Said {
 }
 
 impl Said {
-    const fn action(self) -> &'static str {
+    pub(super) const fn action(self) -> &'static str {
         match self {
             Self::Begun => "move_begin",
             Self::Request(Request::Abort) => "move_ask_abort",
@@ -142,6 +144,17 @@ impl Said {
             Self::Ended => "move_end",
         }
     }
+}
+
+/// What an entry says of a move that stands in a state, and whose tenant is somewhere.
+pub(super) fn changes(moved: &Move, state: MoveState, located: &Located) -> serde_json::Value {
+    json!({
+        "state": state.as_str(),
+        "source": moved.source.database(),
+        "target": moved.target.database(),
+        "servedBy": located.placement.database(),
+        "epoch": located.epoch.0,
+    })
 }
 
 /// Each change that people are told of is in the platform's log, in its own transaction.
@@ -155,14 +168,6 @@ pub(super) async fn record(
         Requester::Platform => ("system", None),
         Requester::Person(person) => ("superadmin", Some(person)),
     };
-    let located = if matches!(said, Said::GivenUp) { moved.given_up() } else { moved.located() };
-    let changes = json!({
-        "state": moved.state.as_str(),
-        "source": moved.source.database(),
-        "target": moved.target.database(),
-        "servedBy": located.placement.database(),
-        "epoch": located.epoch.0,
-    });
     sqlx::query!(
         "INSERT INTO registry.platform_audit
             (tenant_id, at, actor, actor_id, actor_role, action, model, record_id, changes)
@@ -173,7 +178,7 @@ pub(super) async fn record(
         person.map(|_| "superadmin"),
         said.action(),
         moved.id.to_string(),
-        changes
+        changes(moved, moved.state, &moved.located())
     )
     .execute(conn)
     .await

@@ -32,6 +32,8 @@ impl Drive<'_> {
 
     /// Steps 1 to 5; since when the tenant waits.
     async fn attempt(&mut self) -> Result<Instant, Halt> {
+        let ready = self.mover.registry.get_ready(&self.held);
+        self.asked("getting ready for the decision", ready).await?;
         let since = self.lock().await?;
         self.reach(Point::Locked).await;
         let deadline = since + self.mover.settings.budget;

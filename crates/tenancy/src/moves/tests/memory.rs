@@ -172,6 +172,10 @@ impl MoveRegistry for Memory {
         Ok(advanced.await)
     }
 
+    async fn get_ready(&self, _: &Held) -> Result<(), MoveRegistryError> {
+        Ok(())
+    }
+
     async fn decide(&self, held: &Held) -> Result<Decision, MoveRegistryError> {
         let fault = self
             .0
