@@ -103,6 +103,7 @@ pub struct TenantPool {
     gate: FairGate<TenantId>,
     settings: TenantPoolSettings,
     canceller: Arc<Canceller>,
+    warming: Mutex<()>,
     reaper: tokio::task::AbortHandle,
     /// How many connections there are, wherever they are.
     present: watch::Sender<usize>,
@@ -154,7 +155,15 @@ impl TenantPool {
             wait: settings.wait,
             ..FairSettings::default()
         });
-        Ok(Self { inner, gate, settings, canceller: Arc::new(Canceller::new(options)), reaper, present })
+        Ok(Self {
+            inner,
+            gate,
+            settings,
+            canceller: Arc::new(Canceller::new(options)),
+            warming: Mutex::default(),
+            reaper,
+            present,
+        })
     }
 
     /// Uses at most `connections` from now on, at least 1 and never more than
@@ -173,17 +182,30 @@ impl TenantPool {
         close_all(self.inner.retain(keep).removed).await;
     }
 
-    /// Makes connections until there are as many as one tenant may have at a time.
+    /// Makes connections until there are as many as one tenant may have at a time, whoever uses them.
+    ///
+    /// # Cancel safety
+    /// What was made by then is in the pool, or closed.
     pub(crate) async fn warm(&self) -> Result<(), OpenError> {
+        // One at a time: two would make twice as many, or wait for what the other has.
+        let Ok(_turn) = self.warming.try_lock() else { return Ok(()) };
         let wanted = usize::try_from(self.gate.most_of_one()).unwrap_or(usize::MAX);
+        let in_use = usize::try_from(self.gate.stats().held).unwrap_or(usize::MAX);
         let status = self.inner.status();
-        let missing = wanted.saturating_sub(status.size);
+        let missing = wanted.saturating_sub(status.size.max(in_use));
         if missing == 0 {
             return Ok(());
         }
-        // Those that are idle are lent first, so that so many more are made.
-        let lent = futures::future::join_all((0..status.available + missing).map(|_| self.inner.get())).await;
-        lent.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(unavailable(error)))
+        // Those that are idle are lent first, so that so many more are made. It waits for nobody who has one.
+        let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..self.inner.timeouts() };
+        let lends = (0..status.available + missing).map(|_| self.inner.timeout_get(&at_once));
+        for lent in futures::future::join_all(lends).await {
+            match lent {
+                Ok(_) | Err(managed::PoolError::Timeout(managed::TimeoutType::Wait)) => {}
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Who holds connections and who waits for one.

@@ -42,7 +42,7 @@ async fn a_node_that_serves_a_tenant_has_connections_to_where_it_will_be() {
         let mut held = driving.registry.claim(node(), LEASE).await.unwrap().expect("there is one to claim");
         for state in [Slot, Copy, CatchUp, Verify, Fence] {
             // What went before has been told.
-            let _ = timeout(QUIET, signal.changed()).await;
+            while timeout(QUIET, signal.changed()).await.is_ok() {}
             held.moved =
                 driving.registry.advance(&held, state, &Note::default()).await.unwrap().expect("it steps");
             let told = timeout(if state == Verify { DEADLINE } else { QUIET }, signal.changed()).await;

@@ -24,6 +24,8 @@ use stagesub_tests::proxy::{Cut, CutProxy};
 use tokio::sync::Barrier;
 use uuid::Uuid;
 
+use crate::tenant_tx::lab::until;
+
 use MoveState::{Aborted, Active, Back, CatchUp, Copy, Decided, Fence, Finished, Prepare, Slot, Verify};
 
 const LEASE: Duration = Duration::from_hours(1);
@@ -91,6 +93,13 @@ impl Desk {
             self.advanced(&mut held, state).await;
         }
         held
+    }
+
+    /// The processes of connections that are kept for decisions.
+    async fn deciding(&mut self) -> Vec<i32> {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'stagesub decide'
+            AND datname = current_database()";
+        sqlx::query_scalar(sql).fetch_all(&mut self.admin).await.unwrap()
     }
 
     async fn claimed(&self) -> Held {
@@ -378,13 +387,21 @@ async fn getting_ready_for_a_decision_decides_nothing_and_tells_nobody() {
         assert_eq!(desk.moves.find(held.moved.id).await.unwrap(), Some(held.moved.clone()));
         assert_eq!((feed.current().await.unwrap(), desk.log(tenant).await), (before.clone(), log.clone()));
     }
-    let decided = made(desk.moves.decide(&held).await);
-    assert_eq!((decided.state, desk.located(tenant).await), (Decided, held.moved.decided()));
-    assert_eq!(desk.log(tenant).await.last().unwrap(), "system move_decide move 6 decided");
-    // A connection is kept after it as well.
+    // Another move gets ready meanwhile: each has a connection of its own, and one stays.
     let other = desk.fenced("MAL").await;
-    made(desk.moves.decide(&other).await);
     desk.moves.get_ready(&other).await.unwrap();
+    let both = desk.deciding().await;
+    assert_eq!(both.len(), 2);
+    for (held, left) in [(&held, 2), (&other, 1)] {
+        let decided = made(desk.moves.decide(held).await);
+        assert_eq!((decided.state, desk.located(decided.tenant).await), (Decided, held.moved.decided()));
+        assert_eq!(desk.log(decided.tenant).await.last().unwrap(), "system move_decide move 6 decided");
+        until("those that are not needed are closed", async || desk.deciding().await.len() == left).await;
+    }
+    let third = desk.fenced("UME").await;
+    desk.moves.get_ready(&third).await.unwrap();
+    let [kept] = desk.deciding().await[..] else { panic!("the one that is there is used") };
+    assert!(both.contains(&kept));
 }
 
 #[tokio::test(flavor = "multi_thread")]

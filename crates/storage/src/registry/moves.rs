@@ -356,7 +356,11 @@ pub(super) async fn arriving(conn: &mut PgConnection) -> Result<Vec<Located>, Di
     .map_err(unavailable)?;
     let mut all = Vec::new();
     for row in rows {
-        all.extend(Move::try_from(row)?.arriving());
+        match Move::try_from(row) {
+            Ok(moved) => all.extend(moved.arriving()),
+            // A hint that nobody understands keeps no change from being heard of.
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a move cannot be read"),
+        }
     }
     Ok(all)
 }

@@ -93,7 +93,11 @@ pub trait MoveRegistry: Send + Sync {
         note: &Note,
     ) -> Result<Option<Move>, MoveRegistryError>;
 
-    /// A decision is near, and a tenant will wait for it: what it needs is made ready. Nothing is written.
+    /// A decision is near, and a tenant will wait for it: what it needs is made ready. Nothing is written, and nothing
+    /// that decisions lock stays locked. A decision is made without it, too, and takes longer.
+    ///
+    /// # Cancel safety
+    /// What was made ready in part is forgotten.
     async fn get_ready(&self, held: &Held) -> Result<(), MoveRegistryError>;
 
     /// **The decision**, in one transaction: the directory from [`Move::undecided`] to [`Move::decided`], exactly one

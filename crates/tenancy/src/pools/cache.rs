@@ -118,7 +118,8 @@ impl<F: PoolFactory> PoolCache<F> {
         opened.await.unwrap_or_else(|_| Err(OpenError::Unavailable("the opening was abandoned".into())))
     }
 
-    /// Opens the pool for `target`, if it is not open, and makes it ready for those who will need it soon.
+    /// Opens the pool for `target`, if it is not open and there is room for it, and makes it ready for those who will need
+    /// it soon. No other pool is closed for it, and it is no more recently used for it.
     ///
     /// # Errors
     /// As [`PoolCache::lease`].
@@ -126,7 +127,11 @@ impl<F: PoolFactory> PoolCache<F> {
     /// # Cancel safety
     /// An opening goes on; what was to be made ready may be in part.
     pub async fn open_ahead(&self, target: PoolTarget) -> Result<(), OpenError> {
-        let lease = self.lease(target).await?;
+        let lease = match self.inner.peek(target) {
+            Some(open) => open,
+            None if self.inner.has_room(target) => self.lease(target).await?,
+            None => return Ok(()),
+        };
         self.inner.factory.warm(&lease).await
     }
 
@@ -246,6 +251,27 @@ impl<F: PoolFactory> Inner<F> {
         // A task of its own, so that a caller who gives up strands nobody.
         tokio::spawn(Arc::clone(self).open(target, live));
         Ok(Found::Opening(opened))
+    }
+
+    fn peek(&self, target: PoolTarget) -> Option<Lease<F::Pool>> {
+        let state = self.lock();
+        match target {
+            PoolTarget::Shared(database) => state.shared.get(&database).map(Lease::new),
+            PoolTarget::Dedicated { .. } => {
+                state.dedicated.peek(&target).map(|entry| Lease::new(&entry.held))
+            }
+        }
+    }
+
+    /// Whether a pool can be opened without another's being closed for it.
+    fn has_room(&self, target: PoolTarget) -> bool {
+        match target {
+            PoolTarget::Shared(_) => true,
+            PoolTarget::Dedicated { .. } => {
+                let held = self.budget.held().saturating_add(self.factory.connections(&target));
+                held <= self.budget.total() && self.lock().dedicated.len() < self.settings.capacity
+            }
+        }
     }
 
     async fn open(self: Arc<Self>, target: PoolTarget, live: Live) {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::LOOK;
 use crate::catalogue::TableName;
+use crate::error::sqlstate;
 
 /// A publication was not made.
 #[derive(Debug, thiserror::Error)]
@@ -83,15 +84,58 @@ pub async fn create_publication(
 /// loses its tables, then whoever may have read that it had them is waited for, and only then does it go. Who takes
 /// a lock on a table after the first step reads its publications anew.
 ///
+/// To lose its tables it takes a lock on each that is in the way of no reader and no writer, but of `VACUUM` and the like:
+/// that is waited for as long as the session's `lock_timeout` says.
+///
 /// # Errors
 /// [`PublicationError`]; with [`PublicationError::StillWritten`] a transaction that was under way has not ended after
 /// `patience`. The publication has no tables any more then, and a next call goes on.
+///
+/// # Cancel safety
+/// What is left is removed by a next call.
 pub async fn drop_publication(
     conn: &mut PgConnection,
     name: &str,
     patience: Duration,
 ) -> Result<(), PublicationError> {
     let until = Instant::now() + patience;
+    let published = match emptied(conn, name).await {
+        // Somebody else emptied or removed it, or removed a table: what is there now is looked at once more.
+        Err(error) if is_gone(&error) => emptied(conn, name).await?,
+        emptied => emptied?,
+    };
+    let Some(published) = published else { return Ok(()) };
+    let writing = writing(conn, &published.tables).await?;
+    loop {
+        let left = sqlx::query_scalar!(
+            r#"SELECT DISTINCT pid AS "pid!" FROM pg_catalog.pg_locks
+               WHERE locktype = 'virtualxid' AND virtualtransaction = ANY($1) AND pid IS NOT NULL ORDER BY 1"#,
+            &writing
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        if left.is_empty() {
+            break;
+        }
+        if Instant::now() >= until {
+            return Err(PublicationError::StillWritten { name: name.to_owned(), processes: left });
+        }
+        sleep(LOOK).await;
+    }
+    sqlx::raw_sql(AssertSqlSafe(published.remove)).execute(conn).await?;
+    Ok(())
+}
+
+/// A publication without tables.
+struct Emptied {
+    /// What it published, if it was this call that emptied it.
+    tables: Vec<Oid>,
+    /// The statement that removes it.
+    remove: String,
+}
+
+/// Takes its tables from a publication, if it is there.
+async fn emptied(conn: &mut PgConnection, name: &str) -> Result<Option<Emptied>, sqlx::Error> {
     // In the order in which they were locked when it was made.
     let found = sqlx::query!(
         r#"SELECT format('ALTER PUBLICATION %I DROP TABLE ', p.pubname)
@@ -109,39 +153,37 @@ pub async fn drop_publication(
     )
     .fetch_optional(&mut *conn)
     .await?;
-    let Some(found) = found else { return Ok(()) };
+    let Some(found) = found else { return Ok(None) };
     if let Some(empty) = found.empty {
-        sqlx::raw_sql(AssertSqlSafe(empty)).execute(&mut *conn).await?;
+        sqlx::raw_sql(AssertSqlSafe(empty)).execute(conn).await?;
     }
-    // Of one that an earlier call has emptied nobody knows the tables: whoever writes to any is waited for.
-    let writing = sqlx::query_scalar!(
-        r#"SELECT DISTINCT virtualtransaction AS "writing!" FROM pg_catalog.pg_locks
-           WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
-               AND pid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()
-               AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-               AND (cardinality($1::oid[]) = 0 OR relation = ANY($1))"#,
-        &found.tables
+    Ok(Some(Emptied { tables: found.tables, remove: found.remove }))
+}
+
+/// The transactions that write to these tables; to any where none is named, since nobody knows the tables of a publication
+/// that an earlier call has emptied. A session that copies only inserts, which looks no publication up.
+async fn writing(conn: &mut PgConnection, tables: &[Oid]) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT DISTINCT l.virtualtransaction AS "writing!"
+           FROM pg_catalog.pg_locks AS l
+           JOIN pg_catalog.pg_class AS c ON c.oid = l.relation AND c.relkind = 'r' AND c.oid >= 16384
+           WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
+               AND l.pid IS NOT NULL AND l.pid <> pg_catalog.pg_backend_pid()
+               AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+               AND (cardinality($1::oid[]) = 0 OR l.relation = ANY($1))
+               AND NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_stat_activity AS a
+                   WHERE a.pid = l.pid AND a.usename = current_user
+                       AND a.application_name ~ '^stagesub-move:[0-9a-f-]{36}:copy-in')"#,
+        tables
     )
-    .fetch_all(&mut *conn)
-    .await?;
-    loop {
-        let left = sqlx::query_scalar!(
-            r#"SELECT DISTINCT pid AS "pid!" FROM pg_catalog.pg_locks
-               WHERE locktype = 'virtualxid' AND virtualtransaction = ANY($1) AND pid IS NOT NULL ORDER BY 1"#,
-            &writing
-        )
-        .fetch_all(&mut *conn)
-        .await?;
-        if left.is_empty() {
-            break;
-        }
-        if Instant::now() >= until {
-            return Err(PublicationError::StillWritten { name: name.to_owned(), processes: left });
-        }
-        sleep(LOOK).await;
-    }
-    sqlx::raw_sql(AssertSqlSafe(found.remove)).execute(conn).await?;
-    Ok(())
+    .fetch_all(conn)
+    .await
+}
+
+/// Whether a publication, or a table of it, was not there any more.
+fn is_gone(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("42704" | "42P01"))
 }
 
 async fn refuse_identity(conn: &mut PgConnection, table: &TableName) -> Result<(), PublicationError> {

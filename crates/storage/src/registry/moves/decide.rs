@@ -1,47 +1,82 @@
 //! The decision, and giving it up: one conditional update of the directory's row, whichever it is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 use stagesub_tenancy::Located;
-use stagesub_tenancy::moves::{Decision, FencingToken, Held, Move, MoveRegistryError, MoveState};
-use tokio::sync::Mutex;
+use stagesub_tenancy::moves::{Decision, FencingToken, Held, Move, MoveId, MoveRegistryError, MoveState};
+use tokio::time::timeout;
 
 use super::rows::{self, Said};
 use super::{PgMoveRegistry, commit, cut, undo};
 use crate::registry::unavailable;
 
-/// A connection for decisions, on which they are planned. Empty while it is in use, and before the first.
-pub(super) type Kept = Arc<Mutex<Option<PgConnection>>>;
-
 /// A token that nobody holds.
 const NOBODYS: FencingToken = FencingToken(-1);
+/// Longest that a kept connection may take to show that it is there, and that a new one may take to be made.
+const ANSWER: Duration = Duration::from_secs(1);
+/// Most connections that are kept. Those of moves that this node has lost are among them.
+const MOST: usize = 8;
+
+/// Connections for decisions, each with the move whose decision was planned on it and not made yet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept(Arc<Mutex<Vec<Entry>>>);
+
+/// `None`: nobody's.
+type Entry = (Option<MoveId>, PgConnection);
+
+impl Kept {
+    /// Never held across an await: a move that gets ready keeps no other one waiting.
+    fn all(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, of: Option<MoveId>) -> Option<PgConnection> {
+        let mut all = self.all();
+        let place = all.iter().position(|(kept, _)| *kept == of)?;
+        Some(all.remove(place).1)
+    }
+
+    /// Keeps one. Of those that nobody has planned on, one is enough.
+    fn put(&self, of: Option<MoveId>, conn: PgConnection) {
+        let mut all = self.all();
+        if of.is_some() || !all.iter().any(|(kept, _)| kept.is_none()) {
+            let beyond = (all.len() + 1).saturating_sub(MOST);
+            all.drain(..beyond);
+            all.push((of, conn));
+        }
+    }
+}
 
 /// Has a connection on which the decision was planned: as a statement that the tenant waits for, on one that never had it,
 /// it takes longer than all else about it.
 pub(super) async fn get_ready(registry: &PgMoveRegistry, held: &Held) -> Result<(), MoveRegistryError> {
-    let mut slot = registry.kept.lock().await;
-    if let Some(mut known) = slot.take() {
-        match plan(&mut known, held).await {
-            Ok(()) => {
-                *slot = Some(known);
+    let id = Some(held.moved.id);
+    if let Some(mut known) = registry.kept.take(id).or_else(|| registry.kept.take(None)) {
+        match timeout(ANSWER, plan(&mut known, held)).await {
+            Ok(Ok(())) => {
+                registry.kept.put(id, known);
                 return Ok(());
             }
             // It may be this connection that ended and not the registry.
-            Err(error) => tracing::debug!(%error, "decisions are made on a new connection"),
+            Ok(Err(error)) => tracing::debug!(%error, "the decision is made on a new connection"),
+            Err(_) => {
+                tracing::debug!("the decision is made on a new connection: the one that was kept is silent");
+            }
         }
     }
     let options = PgConnectOptions::clone(&registry.registry.control().connect_options());
-    let mut fresh = PgConnection::connect_with(&options.application_name("stagesub decide"))
-        .await
-        .map_err(unavailable)?;
-    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan")
-        .execute(&mut fresh)
-        .await
-        .map_err(unavailable)?;
+    let fresh = async {
+        let mut fresh = PgConnection::connect_with(&options.application_name("stagesub decide")).await?;
+        sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut fresh).await?;
+        Ok(fresh)
+    };
+    let fresh = timeout(ANSWER, fresh).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+    let mut fresh = fresh.map_err(unavailable)?;
     plan(&mut fresh, held).await?;
-    *slot = Some(fresh);
+    registry.kept.put(id, fresh);
     Ok(())
 }
 
@@ -55,8 +90,13 @@ async fn plan(conn: &mut PgConnection, held: &Held) -> Result<(), MoveRegistryEr
 
 /// The decision. An abort that was accepted is in the move's row, which is locked before the directory is looked at.
 pub(super) async fn decide(registry: &PgMoveRegistry, held: &Held) -> Result<Decision, MoveRegistryError> {
-    let to = held.moved.decided();
-    redirect(registry, held, &to, Change::decided()).await
+    let Some(mut conn) = registry.kept.take(Some(held.moved.id)) else {
+        return redirect(registry.start().await?, held, &held.moved.decided(), Change::decided()).await;
+    };
+    let tx = conn.begin().await.map_err(unavailable)?;
+    let decision = redirect(tx, held, &held.moved.decided(), Change::decided()).await?;
+    registry.kept.put(None, conn);
+    Ok(decision)
 }
 
 /// Gives the cutover up.
@@ -67,7 +107,8 @@ pub(super) async fn give_up(
 ) -> Result<Decision, MoveRegistryError> {
     let to = held.moved.given_up();
     let state = held.moved.state;
-    redirect(registry, held, &to, Change { state, error: Some(cut(why)), said: Said::GivenUp }).await
+    let change = Change { state, error: Some(cut(why)), said: Said::GivenUp };
+    redirect(registry.start().await?, held, &to, change).await
 }
 
 /// What becomes of the move with the directory.
@@ -86,31 +127,16 @@ impl Change {
 
 /// The directory from one answer to another, and the move with it. Caches hear of it by the tenant's version.
 async fn redirect(
-    registry: &PgMoveRegistry,
+    mut tx: Transaction<'_, Postgres>,
     held: &Held,
     to: &Located,
     change: Change,
 ) -> Result<Decision, MoveRegistryError> {
     if !held.moved.state.is_cutover() {
+        undo(tx).await?;
         return Ok(Decision::Stale);
     }
-    let kept = registry.kept.lock().await.take();
-    let Some(mut conn) = kept else {
-        return redirect_in(registry.start().await?, held, to, &change).await;
-    };
-    let tx = conn.begin().await.map_err(unavailable)?;
-    let decision = redirect_in(tx, held, to, &change).await?;
-    *registry.kept.lock().await = Some(conn);
-    Ok(decision)
-}
-
-async fn redirect_in(
-    mut tx: Transaction<'_, Postgres>,
-    held: &Held,
-    to: &Located,
-    change: &Change,
-) -> Result<Decision, MoveRegistryError> {
-    let Some(moved) = redirected(&mut tx, held, to, change).await? else {
+    let Some(moved) = redirected(&mut tx, held, to, &change).await? else {
         let is_held = rows::lock(&mut tx, held).await?.is_some();
         undo(tx).await?;
         return Ok(if is_held { Decision::Lost } else { Decision::Stale });

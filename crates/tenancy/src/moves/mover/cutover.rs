@@ -33,7 +33,10 @@ impl Drive<'_> {
     /// Steps 1 to 5; since when the tenant waits.
     async fn attempt(&mut self) -> Result<Instant, Halt> {
         let ready = self.mover.registry.get_ready(&self.held);
-        self.asked("getting ready for the decision", ready).await?;
+        // It would only take longer.
+        if let Err(Halt::Later(why)) = self.asked("getting ready for the decision", ready).await {
+            tracing::warn!(moved = %self.held.moved.id, why, "the decision is not prepared");
+        }
         let since = self.lock().await?;
         self.reach(Point::Locked).await;
         let deadline = since + self.mover.settings.budget;

@@ -135,6 +135,12 @@ async fn what_fails_for_now_is_done_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_decision_that_could_not_be_prepared_is_made_all_the_same() {
+    let world = ended(MovePath::Stream, &[Wish::Finish], &[Fault::NotReady], MOVED).await;
+    assert_eq!(world.standing(), (0, FIRST + 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_decision_whose_answer_is_lost_is_what_the_directory_says() {
     let world = ended(MovePath::Stream, &[Wish::Finish], &[Fault::DecisionKept], MOVED).await;
     assert_eq!(world.standing(), (0, FIRST + 1));

@@ -173,7 +173,10 @@ impl MoveRegistry for Memory {
     }
 
     async fn get_ready(&self, _: &Held) -> Result<(), MoveRegistryError> {
-        Ok(())
+        match self.0.due(|fault| matches!(fault, Fault::NotReady)) {
+            Some(_) => Err(DirectoryError::Unavailable("switched off by the test".into()).into()),
+            None => Ok(()),
+        }
     }
 
     async fn decide(&self, held: &Held) -> Result<Decision, MoveRegistryError> {

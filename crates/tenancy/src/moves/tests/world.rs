@@ -35,6 +35,8 @@ pub(super) struct Fence {
 /// What goes wrong, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
+    /// The decision cannot be prepared.
+    NotReady,
     /// The decision is made and its answer is lost.
     DecisionKept,
     /// The decision is not made, and nobody says so.

@@ -289,6 +289,29 @@ async fn short_budget_evicts_idle_pools_before_it_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_opened_ahead_closes_nobodys_pool() {
+    for settings in [capacity(2), PoolSettings { connection_budget: 8, ..PoolSettings::default() }] {
+        let fixture = Fixture::new(settings);
+        drop(fixture.lease(dedicated(1)).await);
+        for _ in 0..2 {
+            fixture.pools.open_ahead(dedicated(2)).await.expect("there is room");
+        }
+        fixture.pools.open_ahead(dedicated(3)).await.expect("nothing is wrong where there is none");
+        let stats = fixture.factory.stats();
+        assert_eq!((stats.begun, stats.warmed, stats.closed), (2, 2, 0));
+        // It was used by nobody for that: it is the first to go once somebody uses another.
+        drop(fixture.lease(dedicated(1)).await);
+        fixture.pools.open_ahead(dedicated(2)).await.expect("it is open");
+        drop(fixture.lease(dedicated(3)).await);
+        fixture.closed(1).await;
+        drop(fixture.lease(dedicated(1)).await);
+        assert_eq!(fixture.factory.stats().begun, 3, "the other stayed");
+        fixture.pools.open_ahead(shared(9)).await.expect("shared databases are outside the budget");
+        assert_eq!(fixture.factory.stats().begun, 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn connections_count_until_closing_has_returned() {
     let fixture = Fixture::new(PoolSettings { connection_budget: 4, ..PoolSettings::default() });
     drop(fixture.lease(dedicated(1)).await);
