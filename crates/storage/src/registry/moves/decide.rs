@@ -147,8 +147,8 @@ async fn redirect(
 
 /// All of it in one message, because the tenant waits. The locks are taken one after the other, as everybody takes them:
 /// the version (and its notification, as [`version::take`](crate::registry::version) has them), the move, the
-/// directory, the tenant. The entry in the platform's log is part of it. `None`: the move is not held so, or an abort was asked for before the decision, or the
-/// directory had another answer; the transaction is to be undone.
+/// directory, the tenant. The entry in the platform's log is part of it. `None`: the move is not held so, or an abort was
+/// asked for before the decision, or the directory had another answer; the transaction is to be undone.
 async fn redirected(
     conn: &mut PgConnection,
     held: &Held,
