@@ -3,8 +3,9 @@
 use std::path::Path;
 
 /// The sources, without the tests at their foot: those are storage's.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "bounds",
+    "canceller",
     "deadline",
     "error",
     "factory",

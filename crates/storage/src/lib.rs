@@ -75,6 +75,7 @@
 
 pub mod adopt;
 mod bounds;
+mod canceller;
 pub mod catalogue;
 pub mod databases;
 mod deadline;

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
 use crate::bounds::milliseconds;
+use crate::canceller::Canceller;
 use crate::error::{Failure, classify, is_dead, is_unprepared, sqlstate};
 use crate::identity::{ConnectError, Identity};
 
@@ -159,7 +160,7 @@ impl TenantPool {
             inner,
             gate,
             settings,
-            canceller: Arc::new(Canceller::new(options)),
+            canceller: Arc::new(Canceller::new(options, GIVE_UP_AFTER)),
             warming: Mutex::default(),
             reaper,
             present,
@@ -598,40 +599,4 @@ async fn tidy(pg: &mut PgConnection, prepared: &mut Prepared) -> Result<(), sqlx
         prepared.doubtful = None;
     }
     Ok(())
-}
-
-/// Cancels statements over a connection of its own, opened when first wanted.
-struct Canceller {
-    options: PgConnectOptions,
-    connection: Mutex<Option<PgConnection>>,
-}
-
-impl Canceller {
-    fn new(options: PgConnectOptions) -> Self {
-        Self { options, connection: Mutex::new(None) }
-    }
-
-    async fn cancel(&self, pid: i32) -> Result<(), sqlx::Error> {
-        let attempt = async {
-            let mut slot = self.connection.lock().await;
-            let mut pg = match slot.take() {
-                Some(pg) => pg,
-                None => PgConnection::connect_with(&self.options).await?,
-            };
-            sqlx::query("SELECT pg_catalog.pg_cancel_backend($1)").bind(pid).execute(&mut pg).await?;
-            *slot = Some(pg);
-            Ok(())
-        };
-        tokio::time::timeout(GIVE_UP_AFTER, attempt)
-            .await
-            .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
-    }
-
-    async fn close(&self) {
-        if let Some(pg) = self.connection.lock().await.take()
-            && let Err(error) = pg.close().await
-        {
-            tracing::debug!(%error, "the control connection did not close cleanly");
-        }
-    }
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use stagesub_tenancy::moves::{Decision, MoveRegistry};
+use stagesub_storage::registry::changes::PgChangeFeed;
+use stagesub_tenancy::ChangeFeed;
+use stagesub_tenancy::moves::{Decision, MoveRegistry, MoveState};
 use stagesub_tests::cluster::Cluster;
 use stagesub_tests::database::{connect, run};
 use tokio::time::timeout;
 
-use super::registry::Desk;
+use super::registry::{Desk, made};
 use crate::tenant_tx::lab::{scalar, until};
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -68,4 +70,43 @@ async fn nodes_are_told_of_a_decision_and_of_none_that_was_not_made() {
     let version: i64 = scalar(&mut desk.admin, "SELECT version FROM registry.version").await;
     let told = timeout(DEADLINE, listener.recv()).await.expect("it is told").unwrap();
     assert_eq!(told.payload(), version.to_string(), "the first that is told is the decision that was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn getting_ready_for_a_decision_decides_nothing_and_tells_nobody() {
+    let mut desk = Desk::new().await;
+    let held = desk.fenced("GOT").await;
+    let (tenant, log) = (held.moved.tenant, desk.log(held.moved.tenant).await);
+    let feed = PgChangeFeed::new(&desk.pools);
+    let before = feed.current().await.unwrap();
+    // The second time on the connection of the first, the third on a new one.
+    for kept in [true, true, false] {
+        if !kept {
+            let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name = 'stagesub decide' AND datname = current_database()";
+            run(&mut desk.admin, cut).await;
+        }
+        desk.moves.get_ready(&held).await.unwrap();
+        assert_eq!(desk.located(tenant).await, held.moved.undecided());
+        assert_eq!(desk.moves.find(held.moved.id).await.unwrap(), Some(held.moved.clone()));
+        assert_eq!((feed.current().await.unwrap(), desk.log(tenant).await), (before.clone(), log.clone()));
+    }
+    // Another move gets ready meanwhile: each has a connection of its own, and one stays.
+    let other = desk.fenced("MAL").await;
+    desk.moves.get_ready(&other).await.unwrap();
+    let both = desk.deciding().await;
+    assert_eq!(both.len(), 2);
+    for (held, left) in [(&held, 2), (&other, 1)] {
+        let decided = made(desk.moves.decide(held).await);
+        assert_eq!(
+            (decided.state, desk.located(decided.tenant).await),
+            (MoveState::Decided, held.moved.decided())
+        );
+        assert_eq!(desk.log(decided.tenant).await.last().unwrap(), "system move_decide move 6 decided");
+        until("those that are not needed are closed", async || desk.deciding().await.len() == left).await;
+    }
+    let third = desk.fenced("UME").await;
+    desk.moves.get_ready(&third).await.unwrap();
+    let [kept] = desk.deciding().await[..] else { panic!("the one that is there is used") };
+    assert!(both.contains(&kept));
 }

@@ -24,8 +24,6 @@ use stagesub_tests::proxy::{Cut, CutProxy};
 use tokio::sync::Barrier;
 use uuid::Uuid;
 
-use crate::tenant_tx::lab::until;
-
 use MoveState::{Aborted, Active, Back, CatchUp, Copy, Decided, Fence, Finished, Prepare, Slot, Verify};
 
 const LEASE: Duration = Duration::from_hours(1);
@@ -33,7 +31,7 @@ const LEASE: Duration = Duration::from_hours(1);
 /// A registry with a few tenants in its shared database, and each one's own database beside it, on paper.
 pub(super) struct Desk {
     pub(super) admin: PgConnection,
-    pools: RegistryPools,
+    pub(super) pools: RegistryPools,
     pub(super) moves: Arc<PgMoveRegistry>,
     shared: DatabaseId,
 }
@@ -96,7 +94,7 @@ impl Desk {
     }
 
     /// The processes of connections that are kept for decisions.
-    async fn deciding(&mut self) -> Vec<i32> {
+    pub(super) async fn deciding(&mut self) -> Vec<i32> {
         let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'stagesub decide'
             AND datname = current_database()";
         sqlx::query_scalar(sql).fetch_all(&mut self.admin).await.unwrap()
@@ -162,7 +160,7 @@ fn refusal(result: Result<Move, BeginMoveError>) -> Refusal {
     }
 }
 
-fn made(decision: Result<Decision, MoveRegistryError>) -> Move {
+pub(super) fn made(decision: Result<Decision, MoveRegistryError>) -> Move {
     match decision.unwrap() {
         Decision::Made(moved) => *moved,
         other => panic!("it is made: {other:?}"),
@@ -366,42 +364,6 @@ async fn the_decision_changes_the_directory_and_every_cache_hears_of_it() {
             "system move_end move 7 finished",
         ]
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn getting_ready_for_a_decision_decides_nothing_and_tells_nobody() {
-    let mut desk = Desk::new().await;
-    let held = desk.fenced("GOT").await;
-    let (tenant, log) = (held.moved.tenant, desk.log(held.moved.tenant).await);
-    let feed = PgChangeFeed::new(&desk.pools);
-    let before = feed.current().await.unwrap();
-    // The second time on the connection of the first, the third on a new one.
-    for kept in [true, true, false] {
-        if !kept {
-            let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE application_name = 'stagesub decide' AND datname = current_database()";
-            run(&mut desk.admin, cut).await;
-        }
-        desk.moves.get_ready(&held).await.unwrap();
-        assert_eq!(desk.located(tenant).await, held.moved.undecided());
-        assert_eq!(desk.moves.find(held.moved.id).await.unwrap(), Some(held.moved.clone()));
-        assert_eq!((feed.current().await.unwrap(), desk.log(tenant).await), (before.clone(), log.clone()));
-    }
-    // Another move gets ready meanwhile: each has a connection of its own, and one stays.
-    let other = desk.fenced("MAL").await;
-    desk.moves.get_ready(&other).await.unwrap();
-    let both = desk.deciding().await;
-    assert_eq!(both.len(), 2);
-    for (held, left) in [(&held, 2), (&other, 1)] {
-        let decided = made(desk.moves.decide(held).await);
-        assert_eq!((decided.state, desk.located(decided.tenant).await), (Decided, held.moved.decided()));
-        assert_eq!(desk.log(decided.tenant).await.last().unwrap(), "system move_decide move 6 decided");
-        until("those that are not needed are closed", async || desk.deciding().await.len() == left).await;
-    }
-    let third = desk.fenced("UME").await;
-    desk.moves.get_ready(&third).await.unwrap();
-    let [kept] = desk.deciding().await[..] else { panic!("the one that is there is used") };
-    assert!(both.contains(&kept));
 }
 
 #[tokio::test(flavor = "multi_thread")]

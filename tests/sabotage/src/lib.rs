@@ -12,6 +12,10 @@ pub mod bounds {
     include!(concat!(env!("OUT_DIR"), "/bounds.rs"));
 }
 
+mod canceller {
+    include!(concat!(env!("OUT_DIR"), "/canceller.rs"));
+}
+
 /// Bounds on the client's side.
 pub mod deadline {
     include!(concat!(env!("OUT_DIR"), "/deadline.rs"));

@@ -1,5 +1,6 @@
 //! The decision, and giving it up: one conditional update of the directory's row, whichever it is.
 
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ pub(super) async fn get_ready(registry: &PgMoveRegistry, held: &Held) -> Result<
         sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut fresh).await?;
         Ok(fresh)
     };
-    let fresh = timeout(ANSWER, fresh).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+    let fresh =
+        timeout(ANSWER, fresh).await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())));
     let mut fresh = fresh.map_err(unavailable)?;
     plan(&mut fresh, held).await?;
     registry.kept.put(id, fresh);
