@@ -404,22 +404,25 @@ async fn a_read_that_fails_after_an_ordinary_one_fails_once_and_on_the_same_conn
     );
     let lab = one_connection().await;
     let db = lab.tenants();
-    let connection = async || {
+    let connection = async |lingers: bool| {
         let mut tx = db.begin(&lab.scopes[0], Access::Read).await.expect("it begins");
         let pid: i32 =
             sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut tx).await.expect("a number");
-        // Its end is sent, and the answer owed.
+        if !lingers {
+            // After text its end is sent, and the answer owed.
+            sqlx::raw_sql("SELECT 1").execute(&mut tx).await.expect("it is read");
+        }
         tx.commit().await.expect("it ends");
         pid
     };
-    let before = connection().await;
-    for _ in 0..3 {
+    let before = connection(true).await;
+    for lingers in [true, false, true, false] {
         let failed = db.read_in_one_message(&lab.scopes[0], &WRONG, &[1]).await;
         assert!(
             matches!(&failed, Err(ReadError::Statement(error)) if sqlstate(error) == "22012"),
             "{failed:?}"
         );
-        assert_eq!(connection().await, before);
+        assert_eq!(connection(lingers).await, before);
     }
 }
 

@@ -325,17 +325,21 @@ async fn a_connection_that_the_server_ended_while_it_lay_idle_is_replaced_unnoti
     let lab = Lab::start_with(one_connection(BoundsBy::Session)).await;
     let db = lab.tenants();
     let [ours, _] = &lab.scopes;
-    for no in 1..=3 {
+    for no in 1..=4 {
         let written = add(&db, ours, no, 1).await.expect("it is written");
         assert_eq!(written.affected, 1);
         end_backend(&lab).await;
-        // Such a one may still owe the answer to the end of a read.
-        if no == 2 {
-            db.begin(ours, Access::Read).await.expect("it begins").commit().await.expect("it ends");
+        // On such a one a read may linger, or the answer to its end be owed.
+        if no > 1 {
+            let mut tx = db.begin(ours, Access::Read).await.expect("it begins");
+            if no == 2 {
+                sqlx::raw_sql("SELECT 1").execute(&mut tx).await.expect("it is read");
+            }
+            tx.commit().await.expect("it ends");
             end_backend(&lab).await;
         }
     }
-    assert_eq!(instruments(&lab, ours).await.len(), 3);
+    assert_eq!(instruments(&lab, ours).await.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -446,8 +450,12 @@ async fn a_connection_that_was_lost_before_anything_was_sent_is_replaced() {
     let lab = Lab::start_with(pool).await.through(&proxy, pool);
     let db = lab.tenants();
     let [ours, _] = &lab.scopes;
-    for no in 1..=3 {
-        let tx = db.begin(ours, Access::Read).await.expect("it begins");
+    // An end that was sent at once, and one that was left to the next.
+    for (no, lingers) in [(1, false), (2, true), (3, false), (4, true)] {
+        let mut tx = db.begin(ours, Access::Read).await.expect("it begins");
+        if !lingers {
+            sqlx::raw_sql("SELECT 1").execute(&mut tx).await.expect("it is read");
+        }
         let cuts = proxy.cuts();
         proxy.cut_end_of_read();
         // Nobody waits for the answer, and nobody hears that it does not come.
@@ -455,5 +463,14 @@ async fn a_connection_that_was_lost_before_anything_was_sent_is_replaced() {
         assert_eq!(add(&db, ours, no, 1).await.expect("it is written").affected, 1);
         assert_eq!(proxy.cuts(), cuts + 1);
     }
-    assert_eq!(instruments(&lab, ours).await.len(), 3);
+    for access in [Access::Read, Access::Write] {
+        let tx = db.begin(ours, Access::Read).await.expect("it begins");
+        let cuts = proxy.cuts();
+        proxy.cut_end_of_read();
+        tx.commit().await.expect("it ends");
+        let next = db.begin(ours, access).await.expect("it begins on another");
+        next.commit().await.expect("it ends");
+        assert_eq!(proxy.cuts(), cuts + 1);
+    }
+    assert_eq!(instruments(&lab, ours).await.len(), 4);
 }

@@ -124,9 +124,16 @@ async fn a_read_is_over_on_the_server_though_nobody_waits_for_it() {
     }
     tx.commit().await.unwrap();
 
+    // Nobody comes who would end it.
     let mut whole = begin(&db, ours, Access::Read).await;
     assert_eq!(visible(&mut whole).await.len(), 3);
     whole.commit().await.unwrap();
+    lab.until_backends("state <> 'idle'", 0).await;
+
+    // Text may have done something to the transaction.
+    let mut text = begin(&db, ours, Access::Read).await;
+    sqlx::raw_sql("COMMIT; BEGIN").execute(&mut text).await.unwrap();
+    text.commit().await.unwrap();
     lab.until_backends("state <> 'idle'", 0).await;
 
     // What was not read to its end has answers outstanding.
@@ -152,6 +159,50 @@ async fn a_read_is_over_on_the_server_though_nobody_waits_for_it() {
     last.commit().await.unwrap();
     end_backends(&lab).await;
     assert_eq!(visible(&mut begin(&db, theirs, Access::Read).await).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_is_closed_waits_for_no_read_that_is_over() {
+    let lab = Lab::start(4).await;
+    let db = lab.tenants();
+    let mut open = Vec::new();
+    for scope in lab.scopes.iter().cycle().take(4) {
+        open.push(begin(&db, scope, Access::Read).await);
+    }
+    for tx in open {
+        tx.commit().await.unwrap();
+    }
+    // A pool waits 5 s for those that do not come back.
+    let closed = tokio::time::timeout(Duration::from_secs(4), lab.router.shutdown()).await;
+    assert!(closed.is_ok(), "it waited for one that lingers");
+    lab.until_backends("true", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_waited_for_once_and_costs_no_connection() {
+    let timeouts = TxTimeouts { lock: Duration::from_millis(50), ..TxTimeouts::default() };
+    let pool = TenantPoolSettings { max_connections: 1, timeouts, ..TenantPoolSettings::default() };
+    let lab = Lab::start_with(pool).await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    let mut mover = connect(&lab.admin).await;
+    let lock = format!("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('{}', 7))", ours.tenant_id());
+    run(&mut mover, &lock).await;
+    let read = async |lingers: bool| {
+        let mut tx = begin(&db, theirs, Access::Read).await;
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut tx).await.unwrap();
+        if !lingers {
+            sqlx::raw_sql("SELECT 1").execute(&mut tx).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        pid
+    };
+    let pid = read(true).await;
+    for lingers in [true, false, true] {
+        let begun = db.begin(ours, Access::Write).await;
+        assert!(matches!(begun, Err(BeginError::Locked(_))), "{begun:?}");
+        assert_eq!(read(lingers).await, pid);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,6 +237,48 @@ async fn settings_of_a_session_end_with_the_transaction() {
                 .unwrap();
         assert_eq!((tenant, memory.as_str()), (theirs.tenant_id().as_uuid(), "4MB"));
         tx.commit().await.unwrap();
+    }
+}
+
+/// A statement that reads rows may call a routine that sets something for the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_read_did_is_undone_whoever_ends_it() {
+    let lab = Lab::start(1).await;
+    let db = lab.tenants();
+    let [ours, theirs] = &lab.scopes;
+    let mut owner = connect(&lab.admin).await;
+    run(
+        &mut owner,
+        "CREATE FUNCTION public.remember() RETURNS text LANGUAGE sql SECURITY DEFINER
+         RETURN set_config('work_mem', '3MB', false);
+         GRANT EXECUTE ON FUNCTION public.remember() TO stagesub_app",
+    )
+    .await;
+    for waits in [false, true] {
+        for access in [Access::Read, Access::Write] {
+            let mut tx = begin(&db, ours, Access::Read).await;
+            let set: String =
+                sqlx::query_scalar("SELECT public.remember()").fetch_one(&mut tx).await.unwrap();
+            assert_eq!(set, "3MB");
+            tx.commit().await.unwrap();
+            if waits {
+                lab.until_backends("state <> 'idle'", 0).await;
+            }
+            let mut tx = begin(&db, theirs, access).await;
+            let begun =
+                "SELECT current_setting('transaction_read_only'), current_setting('transaction_isolation'),
+                         current_setting('transaction_deferrable')";
+            let begun: (String, String, String) = sqlx::query_as(begun).fetch_one(&mut tx).await.unwrap();
+            let reads = if access == Access::Read { "on" } else { "off" };
+            assert_eq!(begun, (reads.to_owned(), "read committed".to_owned(), "off".to_owned()));
+            let (tenant, memory): (Uuid, String) =
+                sqlx::query_as("SELECT app.tenant_id(), current_setting('work_mem')")
+                    .fetch_one(&mut tx)
+                    .await
+                    .unwrap();
+            assert_eq!((tenant, memory.as_str()), (theirs.tenant_id().as_uuid(), "4MB"));
+            tx.commit().await.unwrap();
+        }
     }
 }
 

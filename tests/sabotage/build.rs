@@ -3,12 +3,13 @@
 use std::path::Path;
 
 /// The sources, without the tests at their foot: those are storage's.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 16] = [
     "bounds",
     "canceller",
     "deadline",
     "error",
     "factory",
+    "lingering",
     "literal",
     "metered",
     "one_message",
@@ -16,6 +17,7 @@ const SOURCES: [&str; 14] = [
     "parameters",
     "patience",
     "pool",
+    "prepared",
     "statement",
     "tx",
 ];
@@ -26,7 +28,7 @@ const CLEAN_UP: &str = "runtime.spawn(reclaim(object, Arc::clone(&self.canceller
 /// What stands there instead: the connection is lent again as it is.
 const NONE: &str = "drop(runtime);
                 let mut object = object;
-                object.state = State::Clean;";
+                object.state = State::Idle(Left::Nothing);";
 
 fn main() {
     let out = std::env::var_os("OUT_DIR").expect("cargo says where");

@@ -155,23 +155,22 @@ impl Drop for CutProxy {
 enum Order {
     Pass,
     Cut,
-    CutAfter,
+    /// Once the server said that it did this.
+    CutAfter(&'static [u8]),
 }
 
 impl Orders {
-    /// A COMMIT is a simple query, alone or among others; the pools send it in one piece. `reads` tells whether the
-    /// transaction that it ends was begun to read only.
-    fn on(&self, message: &[u8], reads: bool) -> Order {
-        // Not the COMMITTED of a BEGIN.
-        let says_commit = |text: &[u8]| text == b"COMMIT;" || text == b"COMMIT\0";
-        // Nor the end of a read, which nobody waits for: it comes when it comes.
-        let ends_read = reads && message.get(5..).is_some_and(|text| text.starts_with(b"COMMIT;RESET ALL"));
+    /// A COMMIT is a simple query, alone or among others; the pools send it in one piece. The end of a read is a
+    /// ROLLBACK, in a message of its own or at the beginning of the next's, which nobody waits for: it comes when it comes.
+    fn on(&self, message: &[u8]) -> Order {
+        let ends_read = message.get(5..).is_some_and(|text| text.starts_with(b"ROLLBACK"));
         if ends_read && self.end_of_read.swap(false, Ordering::SeqCst) {
             self.cuts.fetch_add(1, Ordering::SeqCst);
-            return Order::CutAfter;
+            return Order::CutAfter(b"ROLLBACK\0");
         }
-        let is_commit = message.first() == Some(&b'Q') && !ends_read && message.windows(7).any(says_commit);
-        if !is_commit {
+        // Not the COMMITTED of a BEGIN.
+        let says_commit = |text: &[u8]| text == b"COMMIT;" || text == b"COMMIT\0";
+        if message.first() != Some(&b'Q') || !message.windows(7).any(says_commit) {
             return Order::Pass;
         }
         let left =
@@ -180,7 +179,7 @@ impl Orders {
             return Order::Pass;
         }
         self.cuts.fetch_add(1, Ordering::SeqCst);
-        if self.after.load(Ordering::SeqCst) { Order::CutAfter } else { Order::Cut }
+        if self.after.load(Ordering::SeqCst) { Order::CutAfter(b"COMMIT\0") } else { Order::Cut }
     }
 }
 
@@ -192,7 +191,6 @@ where
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
-    let mut reads = false;
     loop {
         tokio::select! {
             read = from_client.read(&mut asked) => {
@@ -200,16 +198,12 @@ where
                 if message.is_empty() {
                     return Ok(());
                 }
-                let order = orders.on(message, reads);
-                if message.windows(6).any(|text| text == b"BEGIN ") {
-                    reads = message.windows(10).any(|text| text == b"READ ONLY;");
-                }
-                match order {
+                match orders.on(message) {
                     Order::Pass => to_server.write_all(message).await?,
                     Order::Cut => return Ok(()),
-                    Order::CutAfter => {
+                    Order::CutAfter(done) => {
                         to_server.write_all(message).await?;
-                        until_committed(&mut from_server, &mut answered).await?;
+                        until_done(&mut from_server, done, &mut answered).await?;
                         let told = orders.told.lock().expect("nobody panics with it").take();
                         return match told {
                             Some((severity, code)) => to_client.write_all(&error_response(severity, code)).await,
@@ -229,14 +223,18 @@ where
     }
 }
 
-/// Reads what the server says until it says that it committed, and tells nobody.
-async fn until_committed(server: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> std::io::Result<()> {
+/// Reads what the server says until it says that it did this, and tells nobody.
+async fn until_done(
+    server: &mut (impl AsyncRead + Unpin),
+    done: &[u8],
+    buffer: &mut [u8],
+) -> std::io::Result<()> {
     let mut said = Vec::new();
     loop {
         let read = server.read(buffer).await?;
-        assert!(read > 0, "the server ended before it committed");
+        assert!(read > 0, "the server went before it was done");
         said.extend_from_slice(&buffer[..read]);
-        if said.windows(7).any(|text| text == b"COMMIT\0") {
+        if said.windows(done.len()).any(|text| text == done) {
             return Ok(());
         }
     }

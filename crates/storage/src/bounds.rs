@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BoundsBy {
     /// By the connection's first words: they are the session's defaults, and what a transaction sets otherwise is taken
-    /// back to them when it ends (`RESET ALL`). Saves each transaction three statements of its first message.
+    /// back to them when it ends (ROLLBACK, or `RESET ALL`). Saves each transaction three statements of its first message.
     #[default]
     Session,
     /// By each transaction's first message: behind a pooler that lends server sessions by transaction, where a session's

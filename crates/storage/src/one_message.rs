@@ -204,7 +204,7 @@ pub async fn read(
     let answer_within = routed.lease.timeouts().statement.saturating_add(ON_ITS_WAY);
     loop {
         let (mut borrowed, reused) =
-            routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
+            routed.lease.borrow_ended(tenant).await.map_err(|none| none.tell(&mut routed))?;
         routed.tally.connected();
         // The answer that the one before left on its way: whatever is wrong with it, nothing of this was sent.
         match tokio::time::timeout(settled_within, borrowed.settle()).await {

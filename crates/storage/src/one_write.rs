@@ -9,7 +9,7 @@
 //! sessions are not the connection's own (behind a pooler), or have lost what was prepared, they stand in the statement
 //! itself, and nothing is prepared.
 //!
-//! No `RESET ALL` ends it, as it ends every other transaction: what was set is set `LOCAL`, the statement is this
+//! No `RESET ALL` ends it, as it ends every other transaction that writes: what was set is set `LOCAL`, the statement is this
 //! program's own, of those that read and write rows, and the application may not call `set_config`. So there is nothing
 //! of a session to take back.
 
@@ -186,7 +186,7 @@ pub async fn write(
     let mut inline = bounds.is_some();
     loop {
         let (mut borrowed, reused) =
-            routed.lease.borrow(tenant).await.map_err(|none| none.tell(&mut routed))?;
+            routed.lease.borrow_ended(tenant).await.map_err(|none| none.tell(&mut routed))?;
         routed.tally.connected();
         // The answer that the one before left on its way: whatever is wrong with it, nothing of this was sent.
         match tokio::time::timeout(settled_within, borrowed.settle()).await {

@@ -3,17 +3,18 @@
 //!
 //! Leaner than sqlx's own pool, which pings at every return: lending and taking back cost no message. The
 //! price is that a connection says of itself whether it may be lent: it is dirty from before the first
-//! message of a transaction until that transaction ended cleanly, and a dirty one is never lent. One whose
-//! transaction only read is lent again once the message that ends it is sent, and owes the answer until then:
-//! the server ends the transaction at once, and before it looks at anything that is sent later.
+//! message of a transaction until that transaction ended cleanly, and a dirty one is never lent. But for one whose
+//! transaction only read, which may leave two things to the next ([`Left`]): the answer to the message that ended it, or
+//! the end itself ([`crate::lingering`]). The server does both before it looks at anything that is sent later.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult};
+use futures::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor as _, PgConnection};
 use stagesub_tenancy::fair::Permit;
 use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{
@@ -24,8 +25,10 @@ use tokio::sync::{Mutex, watch};
 
 use crate::bounds::milliseconds;
 use crate::canceller::Canceller;
-use crate::error::{Failure, classify, is_dead, is_unprepared, sqlstate};
+use crate::error::{is_dead, sqlstate};
 use crate::identity::{ConnectError, Identity};
+use crate::lingering::Lingering;
+use crate::prepared::{Doubtful, Prepared};
 
 pub use crate::bounds::{BoundsBy, TxTimeouts};
 
@@ -72,6 +75,8 @@ const CANCEL_AFTER: Duration = Duration::from_millis(50);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 /// Longest wait for the connections of a pool that is closed: the clean-ups that still run, and a bit.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// Nothing lingers where a transaction may be idle for less than this.
+const LINGERS_FROM: Duration = Duration::from_millis(100);
 /// SQLSTATE of a prepared statement that is not there.
 const NO_SUCH_STATEMENT: &str = "26000";
 /// Answers to statements that were left behind, at most, and one more: the end of a transaction that read, one that
@@ -100,12 +105,16 @@ fn told(options: PgConnectOptions, settings: &TenantPoolSettings) -> PgConnectOp
 pub struct TenantPool {
     inner: managed::Pool<Manager>,
     /// Whose turn it is. Its permits are never more than the pool may have connections, so that nobody waits
-    /// behind it.
+    /// behind it, but for one that lingers where two saw one that is idle.
     gate: FairGate<TenantId>,
     settings: TenantPoolSettings,
     canceller: Arc<Canceller>,
+    lingering: Arc<Lingering<Object<Manager>>>,
     warming: Mutex<()>,
+    /// Closes those that lie idle for long.
     reaper: tokio::task::AbortHandle,
+    /// Ends those that linger.
+    watch: tokio::task::AbortHandle,
     /// How many connections there are, wherever they are.
     present: watch::Sender<usize>,
 }
@@ -150,6 +159,9 @@ impl TenantPool {
             .build()
             .map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
         let reaper = tokio::spawn(close_idle(inner.clone(), settings.idle)).abort_handle();
+        let lingering = Arc::new(Lingering::new());
+        let watched = Arc::clone(&lingering);
+        let watch = tokio::spawn(async move { watched.watch(send_end).await }).abort_handle();
         let gate = FairGate::new(FairSettings {
             permits: settings.max_connections,
             share: settings.share,
@@ -161,8 +173,10 @@ impl TenantPool {
             gate,
             settings,
             canceller: Arc::new(Canceller::new(options, GIVE_UP_AFTER)),
+            lingering,
             warming: Mutex::default(),
             reaper,
+            watch,
             present,
         })
     }
@@ -174,13 +188,20 @@ impl TenantPool {
         let connections = connections.clamp(1, self.settings.max_connections.max(1));
         self.gate.resize(connections);
         let most = usize::try_from(connections).unwrap_or(usize::MAX);
-        let mut beyond = self.inner.status().size.saturating_sub(most);
+        let beyond = self.inner.status().size.saturating_sub(most);
+        let mut unwanted = beyond;
         let keep = |_: &Conn, _: Metrics| {
-            let close = beyond > 0;
-            beyond = beyond.saturating_sub(1);
+            let close = unwanted > 0;
+            unwanted = unwanted.saturating_sub(1);
             !close
         };
-        close_all(self.inner.retain(keep).removed).await;
+        let mut closing = self.inner.retain(keep).removed;
+        while closing.len() < beyond
+            && let Some(lingers) = self.lingering.take()
+        {
+            closing.push(Object::take(lingers));
+        }
+        close_all(closing).await;
     }
 
     /// Makes connections until there are as many as one tenant may have at a time, whoever uses them.
@@ -234,22 +255,54 @@ impl TenantPool {
         }
     }
 
+    /// Whether a transaction that only read may stay open until somebody ends it. Not behind a pooler, where it keeps a
+    /// server's session from everybody else; nor where the server ends what is idle as quickly.
+    pub(crate) fn lets_linger(&self) -> bool {
+        self.settings.bounds == BoundsBy::Session && self.settings.timeouts.idle >= LINGERS_FROM
+    }
+
     /// Connections that exist now, those being cleaned up included.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.inner.status().size
     }
 
-    /// Borrows a connection when it is the tenant's turn, marked dirty before anybody can send anything on it.
+    /// Borrows a connection when it is the tenant's turn, marked dirty before anybody can send anything on it. For whom
+    /// what [lingers](Borrowed::lingers) on it costs no message: they get one that does, if there is any.
     /// The flag tells whether it was used before, so that its being dead is no news about the server.
     pub(crate) async fn borrow(&self, tenant: TenantId) -> Result<(Borrowed, bool), NoConnection> {
         let turn = self.gate.enter(tenant).await.map_err(NoConnection::Busy)?;
+        match self.lingering.take() {
+            Some(object) => Ok((self.lend(object, turn), true)),
+            None => self.lend_idle(turn).await,
+        }
+    }
+
+    /// The same for whom it costs one: they get one on which nothing lingers, if there is any.
+    pub(crate) async fn borrow_ended(&self, tenant: TenantId) -> Result<(Borrowed, bool), NoConnection> {
+        let turn = self.gate.enter(tenant).await.map_err(NoConnection::Busy)?;
+        if self.inner.status().available == 0
+            && let Some(object) = self.lingering.take()
+        {
+            return Ok((self.lend(object, turn), true));
+        }
+        self.lend_idle(turn).await
+    }
+
+    fn lend(&self, mut object: Object<Manager>, turn: Permit<TenantId>) -> Borrowed {
+        let (State::Idle(left) | State::Dirty(left)) = object.state;
+        object.state = State::Dirty(left);
+        let (canceller, lingering) = (Arc::clone(&self.canceller), Arc::clone(&self.lingering));
+        Borrowed { object: Some(object), canceller, lingering, turn: Some(turn) }
+    }
+
+    /// Lends one that lies idle, or a new one. Those that linger are lent as far as the pool knows, so that
+    /// there are never more connections than it may have.
+    async fn lend_idle(&self, turn: Permit<TenantId>) -> Result<(Borrowed, bool), NoConnection> {
         match self.inner.get().await {
-            Ok(mut object) => {
-                object.state = State::Dirty { owing: object.state == State::Owing };
+            Ok(object) => {
                 let reused = Object::metrics(&object).recycle_count > 0;
-                let canceller = Arc::clone(&self.canceller);
-                Ok((Borrowed { object: Some(object), canceller, turn: Some(turn) }, reused))
+                Ok((self.lend(object, turn), reused))
             }
             Err(managed::PoolError::Timeout(managed::TimeoutType::Wait)) => {
                 Err(NoConnection::Busy(Crowded::TimedOut))
@@ -268,7 +321,10 @@ impl TenantPool {
     /// Closes the pool; returns when its connections are gone, those that are still being cleaned up included.
     pub(crate) async fn close(&self) {
         self.reaper.abort();
-        close_all(self.inner.retain(|_, _| false).removed).await;
+        self.watch.abort();
+        let mut idle = self.inner.retain(|_, _| false).removed;
+        idle.extend(self.lingering.close().into_iter().map(Object::take));
+        close_all(idle).await;
         // What comes back from now on is dropped.
         self.inner.close();
         let mut present = self.present.subscribe();
@@ -283,6 +339,8 @@ impl TenantPool {
 impl Drop for TenantPool {
     fn drop(&mut self) {
         self.reaper.abort();
+        self.watch.abort();
+        drop(self.lingering.close());
         self.inner.close();
     }
 }
@@ -299,7 +357,11 @@ async fn close_idle(pool: managed::Pool<Manager>, idle: Duration) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !pool.is_closed() {
         tick.tick().await;
-        close_all(pool.retain(|_, metrics| metrics.last_used() < idle).removed).await;
+        let used = |conn: &Conn, metrics: Metrics| {
+            let lingered = conn.lingered.map_or(Duration::MAX, |since| since.elapsed());
+            metrics.last_used().min(lingered) < idle
+        };
+        close_all(pool.retain(used).removed).await;
     }
 }
 
@@ -319,15 +381,27 @@ async fn close_all(connections: Vec<Conn>) {
 /// Whether a connection may be lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Clean,
-    /// Lent, or left behind. `owing` tells that the answer to the message that ended its last transaction had not
-    /// been seen when it was lent.
-    Dirty {
-        owing: bool,
-    },
-    /// Its last transaction's end was sent, and is not answered yet.
-    Owing,
+    /// It may, and has whoever gets it do this first.
+    Idle(Left),
+    /// It is lent, or was left behind; this is what it had to do first.
+    Dirty(Left),
 }
+
+/// What a transaction that only read left to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// The answer to the message that ended it, which was sent, is to be read.
+    Answer,
+    /// It is open, and to be ended.
+    End,
+}
+
+/// Ends a transaction that only read, and did nothing but that: there is nothing to keep, and what a function that it
+/// called set for the session is taken back with it.
+const END: &str = "ROLLBACK;";
+/// Ends any other that only read, whatever its statements did to it, and takes back what they set for the session.
+const END_ANY: &str = "ROLLBACK;RESET ALL";
 
 /// One connection.
 pub(crate) struct Conn {
@@ -335,56 +409,33 @@ pub(crate) struct Conn {
     state: State,
     pid: i32,
     prepared: Prepared,
+    /// When it began to linger, the last time.
+    lingered: Option<Instant>,
     /// After `pg`, so that it counts until the socket is closed.
     _present: Present,
 }
 
-/// Statements that were prepared on a connection. What is prepared outlives every transaction.
-#[derive(Debug, Default)]
-pub(crate) struct Prepared {
-    known: Vec<Named>,
-    /// The one that was sent to be prepared and has not been seen answered.
-    doubtful: Option<Doubtful>,
+impl Conn {
+    /// Sends a message without waiting for its answer; tells whether it is on its way. Whoever has the connection next
+    /// finds the answer there before its own, which saves waking somebody up for it.
+    ///
+    /// Nothing is on its way when the connection failed. All earlier answers must have come: with one outstanding
+    /// the driver would wait for it before it sends anything.
+    fn send(&mut self, text: &'static str) -> bool {
+        let mut answers = self.pg.fetch_many(sqlx::raw_sql(text));
+        // One poll sends it: what was sent before was answered, so the socket takes these few bytes. Without the
+        // runtime's budget, which could be used up and put the sending off.
+        let answered = tokio::task::unconstrained(answers.next()).now_or_never();
+        !matches!(answered, Some(Some(Err(_))))
+    }
 }
 
-/// A statement of which it is not known whether it is prepared.
-#[derive(Debug, Clone, Copy)]
-enum Doubtful {
-    /// By its name, with `PREPARE`.
-    ByName(Named),
-    /// By the driver, which has names of its own.
-    ByDriver(Named),
-}
-
-/// A name, and the text that it stands for: of two texts by one name the second is not taken for the first.
-pub(crate) type Named = (&'static str, &'static str);
-
-impl Prepared {
-    /// Whether the next message has to prepare it; it is doubtful from then on.
-    pub(crate) fn will_have(&mut self, statement: Named) -> bool {
-        let wanting = !self.known.contains(&statement);
-        if wanting {
-            self.doubtful = Some(Doubtful::ByName(statement));
-        }
-        wanting
-    }
-
-    /// The driver prepares it with the next message, unless it is known; it is doubtful from then on.
-    pub(crate) fn driver_will_have(&mut self, statement: Named) {
-        if !self.known.contains(&statement) {
-            self.doubtful = Some(Doubtful::ByDriver(statement));
-        }
-    }
-
-    /// The driver has seen whether what was doubtful is there.
-    pub(crate) fn answered(&mut self) {
-        self.doubtful = None;
-    }
-
-    /// What was doubtful was seen to be there.
-    pub(crate) fn has(&mut self) {
-        self.known
-            .extend(self.doubtful.take().map(|(Doubtful::ByName(known) | Doubtful::ByDriver(known))| known));
+/// Ends the transaction of one that lingered, and gives it back.
+fn send_end(mut object: Object<Manager>) {
+    if object.send(END) {
+        object.state = State::Idle(Left::Answer);
+    } else {
+        drop(Object::take(object));
     }
 }
 
@@ -419,14 +470,22 @@ impl managed::Manager for Manager {
         let present = Present::new(&self.present);
         // Apart: a future as large as a driver's whole greeting would be carried along by each loan.
         let (pg, pid) = Box::pin(self.identity.connect(&self.options)).await?;
-        Ok(Conn { pg, state: State::Clean, pid, prepared: Prepared::default(), _present: present })
+        Ok(Conn {
+            pg,
+            state: State::Idle(Left::Nothing),
+            pid,
+            prepared: Prepared::default(),
+            lingered: None,
+            _present: present,
+        })
     }
 
     async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<ConnectError> {
         // The fail-safe, not the clean-up: that happens before a connection comes back here.
         match conn.state {
-            State::Clean | State::Owing => Ok(()),
-            State::Dirty { .. } => Err(RecycleError::message("left dirty by a transaction")),
+            State::Idle(Left::Nothing | Left::Answer) => Ok(()),
+            State::Idle(Left::End) => Err(RecycleError::message("left open by a transaction that read")),
+            State::Dirty(_) => Err(RecycleError::message("left dirty by a transaction")),
         }
     }
 }
@@ -469,6 +528,7 @@ impl NoConnection {
 pub(crate) struct Borrowed {
     object: Option<Object<Manager>>,
     canceller: Arc<Canceller>,
+    lingering: Arc<Lingering<Object<Manager>>>,
     /// After `object`: the turn is over when the connection is back. Absent once clean-up has it.
     turn: Option<Permit<TenantId>>,
 }
@@ -484,39 +544,74 @@ impl Borrowed {
         &mut self.object.as_mut().expect("a borrowed connection is present until it is given back").prepared
     }
 
-    /// Takes the answer that the connection still owed. The driver does so before it sends anything; here an error of
-    /// it is told from one of what is sent next. `flush` is the driver's name for waiting until nothing is outstanding.
+    /// Whether a transaction lingers on the connection, which the first message has to end before anything else.
+    pub(crate) fn lingers(&self) -> bool {
+        self.left() == Left::End
+    }
+
+    /// Does what was left to do first, so that an error of it is told from one of what is sent next. `flush` is the
+    /// driver's name for waiting until nothing is outstanding.
     pub(crate) async fn settle(&mut self) -> Result<(), sqlx::Error> {
+        let left = self.left();
         let object = self.object.as_mut().expect("a borrowed connection is present until it is given back");
-        if object.state == (State::Dirty { owing: true }) {
-            object.pg.flush().await?;
-            object.state = State::Dirty { owing: false };
+        match left {
+            Left::Nothing => return Ok(()),
+            Left::Answer => object.pg.flush().await?,
+            Left::End => {
+                sqlx::raw_sql(END).execute(&mut object.pg).await?;
+            }
         }
+        object.state = State::Dirty(Left::Nothing);
         Ok(())
+    }
+
+    fn left(&self) -> Left {
+        let state = self.object.as_ref().map(|object| object.state);
+        state.map_or(Left::Nothing, |(State::Idle(left) | State::Dirty(left))| left)
     }
 
     /// Gives back a connection whose transaction ended cleanly and whose settings were reset.
     pub(crate) fn release(mut self) {
         if let Some(mut object) = self.object.take() {
-            object.state = State::Clean;
+            object.state = State::Idle(Left::Nothing);
         }
     }
 
-    /// Gives back a connection to which the message was sent that ends its transaction and resets its settings,
-    /// when everything before it was answered.
-    pub(crate) fn release_owing(mut self) {
+    /// Gives back a connection whose transaction is open, only read, and did nothing but that, when everything was
+    /// answered. Whoever has it next ends it, or it is ended soon.
+    pub(crate) fn linger(mut self) {
         if let Some(mut object) = self.object.take() {
-            object.state = State::Owing;
+            object.state = State::Idle(Left::End);
+            object.lingered = Some(Instant::now());
+            if let Err(object) = self.lingering.keep(object) {
+                // Of a pool that is closed.
+                drop(Object::take(object));
+            }
         }
     }
 
-    /// Whether this first error on the connection may be the answer that it owed. Ending a transaction that read
-    /// raises nothing of itself, but a server that shuts down, or is told to cancel, answers with an error. It says nothing
-    /// of epochs and of what is prepared.
-    pub(crate) fn owed(&self, error: &sqlx::Error) -> bool {
-        let owing = |object: &Object<Manager>| object.state == State::Dirty { owing: true };
-        let own = classify(error) == Failure::StaleEpoch || is_unprepared(error);
-        self.object.as_ref().is_some_and(owing) && !own
+    /// Gives back a connection whose transaction only read, when everything was answered: it is ended, whatever its
+    /// statements did to it, without waiting for the answer. Where that cannot be sent, the connection is closed.
+    pub(crate) fn end(mut self) {
+        if let Some(mut object) = self.object.take() {
+            if object.send(END_ANY) {
+                object.state = State::Idle(Left::Answer);
+            } else {
+                drop(Object::take(object));
+            }
+        }
+    }
+
+    /// Whether this first error on the connection, which is not dead, is of what was left to do first. Ending a transaction
+    /// that read raises nothing of itself. But the server may have been told to cancel while it did, and one that is not
+    /// open cannot be followed by another.
+    pub(crate) fn is_of_what_was_left(&self, error: &sqlx::Error) -> bool {
+        let expected = match self.left() {
+            Left::Nothing => return false,
+            Left::Answer => "57014",
+            Left::End => "25P01",
+        };
+        sqlstate(error).as_deref() == Some(expected)
     }
 
     /// Closes a connection that is of no more use.
@@ -563,7 +658,7 @@ async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>, turn: O
         }
     };
     if tidied {
-        object.state = State::Clean;
+        object.state = State::Idle(Left::Nothing);
         drop(object);
     } else {
         drop(Object::take(object));
@@ -583,20 +678,19 @@ async fn tidy(pg: &mut PgConnection, prepared: &mut Prepared) -> Result<(), sqlx
             Err(error) => return Err(error),
         }
     }
-    sqlx::raw_sql("ROLLBACK;RESET ALL").execute(&mut *pg).await?;
-    if let Some(doubtful) = prepared.doubtful {
+    sqlx::raw_sql(END_ANY).execute(&mut *pg).await?;
+    if let Some(doubtful) = prepared.doubtful() {
         let Doubtful::ByName((name, _)) = doubtful else {
             // Nobody could ever name it again.
             return Err(sqlx::Error::Protocol("a statement may have been left on the connection".to_owned()));
         };
-        // Another text of that name goes with it.
-        prepared.known.retain(|(known, _)| *known != name);
         match sqlx::raw_sql(AssertSqlSafe(format!("DEALLOCATE {name}"))).execute(pg).await {
             Ok(_) => {}
             Err(error) if sqlstate(&error).as_deref() == Some(NO_SUCH_STATEMENT) => {}
             Err(error) => return Err(error),
         }
-        prepared.doubtful = None;
+        // Another text of that name went with it.
+        prepared.is_gone(name);
     }
     Ok(())
 }

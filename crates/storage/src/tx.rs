@@ -4,9 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{AssertSqlSafe, Either, Execute, Executor, Postgres, Row as _, SqlStr};
 use stagesub_tenancy::router::Routed;
@@ -97,7 +97,8 @@ impl TenantTx {
             } else {
                 Enters::Look
             };
-            let text = begin_text(tenant, access, routed.located.epoch, bounds, enters);
+            let begin = begin_statements(access, borrowed.lingers());
+            let text = begin_text(begin, tenant, routed.located.epoch, bounds, enters);
             let asking = routed.tally.asks();
             let sent = sqlx::raw_sql(AssertSqlSafe(text.as_str())).execute(borrowed.connection());
             // The server's own bounds do not hold on a server that is frozen.
@@ -127,7 +128,7 @@ impl TenantTx {
                 // A connection that died while it lay idle says nothing of the server, and neither does an
                 // error of what was sent on it before; begin has no effect: take the next. Each turn removes
                 // one, so this ends.
-                Err(error) if reused && (is_dead(&error) || borrowed.owed(&error)) => {
+                Err(error) if reused && (is_dead(&error) || borrowed.is_of_what_was_left(&error)) => {
                     borrowed.discard();
                     routed.tally.waits_again();
                 }
@@ -165,54 +166,32 @@ impl TenantTx {
         self.access
     }
 
-    /// Commits. A transaction that only read has nothing to keep: it is over for whoever reads on with what it
-    /// brought as soon as its last message is sent, which spares them a round trip.
+    /// Commits. A transaction that was begun for reading has nothing to keep: it is over at once for whoever reads on
+    /// with what it brought, which spares them a round trip. It is rolled back, and with it whatever else it did: a
+    /// setting of the session, a notification.
     ///
     /// # Errors
     /// [`CommitError::Refused`]: nothing was kept. [`CommitError::Unknown`]: the connection was lost in
     /// between. A transaction that only read always commits.
-    pub async fn commit(mut self) -> Result<(), CommitError> {
+    pub async fn commit(self) -> Result<(), CommitError> {
         if self.access == Access::Write {
             return self.end().await;
         }
-        if self.settled && self.send_end() {
-            self.borrowed.release_owing();
-            return Ok(());
-        }
-        self.tally.tell();
-        // What does not end cleanly is cleaned up, or closed, as whatever is dropped.
-        let end = async move {
-            if let Err(error) = self.end().await {
-                tracing::debug!(%error, "a transaction that read did not end cleanly");
+        // What is not settled is cleaned up, or closed, as whatever is dropped.
+        if self.settled {
+            if self.rows_only && self.lease.lets_linger() {
+                self.borrowed.linger();
+            } else {
+                self.borrowed.end();
             }
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(end)),
-            Err(_) => end.await,
         }
         Ok(())
     }
 
-    /// Sends the last message without waiting for its answer; tells whether it is on its way. The server ends the
-    /// transaction at once. Whoever has the connection next finds the answer there before its own, which saves
-    /// waking somebody up for it.
-    ///
-    /// Nothing is on its way when the connection failed. All earlier answers must have come: with one outstanding
-    /// the driver would wait for it before it sends anything.
-    fn send_end(&mut self) -> bool {
-        let (text, _) = commit_text(true);
-        let mut answers = self.borrowed.connection().fetch_many(sqlx::raw_sql(text));
-        // One poll sends it: what was sent before was answered, so the socket takes these few bytes. Without the
-        // runtime's budget, which could be used up and put the sending off.
-        let answered = tokio::task::unconstrained(answers.next()).now_or_never();
-        !matches!(answered, Some(Some(Err(_))))
-    }
-
     /// Sends the last message and waits for its answer.
     async fn end(mut self) -> Result<(), CommitError> {
-        // What was begun is still open when nothing but rows was read and written and nothing failed; what only
-        // read has nothing to lose.
-        let certain = self.access == Access::Read || self.settled && self.rows_only;
+        // What was begun is still open when nothing but rows was read and written and nothing failed.
+        let certain = self.settled && self.rows_only;
         let (text, committed_after) = commit_text(certain);
         let (tenant, mut bound, mut ended) = (self.tenant, certain, 0);
         let outcome = {
@@ -237,9 +216,7 @@ impl TenantTx {
             }
             // The server had answered COMMIT: it is kept, only the connection is of doubtful use.
             Err(_) if ended >= committed_after => Ok(()),
-            Err(error) if leaves_open(&error) && self.access == Access::Write => {
-                Err(CommitError::Unknown(Box::new(error)))
-            }
+            Err(error) if leaves_open(&error) => Err(CommitError::Unknown(Box::new(error))),
             Err(error) => Err(CommitError::Refused(Box::new(error))),
         }
     }
@@ -264,21 +241,27 @@ pub const LOOK_SQL: &str = "SELECT WHERE NOT CASE WHEN \
     (SELECT f.epoch FROM app.tenant_fence AS f WHERE f.tenant_id = $1 AND f.state = 'active') = $2 \
     THEN true ELSE app.refuse($2) END";
 
+/// What begins a transaction, and ends the one that lingers: that was begun for reading, and what follows it by `AND CHAIN`
+/// is begun as it was.
+const fn begin_statements(access: Access, ends: bool) -> &'static str {
+    match (access, ends) {
+        (Access::Read, false) => "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+        (Access::Read, true) => "ROLLBACK AND CHAIN",
+        (Access::Write, false) => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+        (Access::Write, true) => "ROLLBACK;BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+    }
+}
+
 /// The first message, built of a UUID and integers only. `bounds` are those that the session does not have.
 fn begin_text(
+    begin: &str,
     tenant: TenantId,
-    access: Access,
     epoch: PlacementEpoch,
     bounds: Option<TxTimeouts>,
     enters: Enters,
 ) -> String {
-    let mode = match access {
-        Access::Read => "READ ONLY",
-        Access::Write => "READ WRITE",
-    };
     let bounds = bounds_text(bounds);
-    let begin =
-        format!("BEGIN ISOLATION LEVEL READ COMMITTED {mode};SET LOCAL app.tenant_id='{tenant}';{bounds}");
+    let begin = format!("{begin};SET LOCAL app.tenant_id='{tenant}';{bounds}");
     match enters {
         Enters::Call => format!("{begin}CALL app.enter({epoch})"),
         Enters::Look => format!("{begin}EXECUTE {LOOK}('{tenant}',{epoch})"),
@@ -387,18 +370,35 @@ mod tests {
             idle: Duration::from_secs(30),
         };
         assert_eq!(
-            begin_text(tenant, Access::Write, PlacementEpoch(7), Some(timeouts), Enters::Call),
+            begin_text(
+                begin_statements(Access::Write, false),
+                tenant,
+                PlacementEpoch(7),
+                Some(timeouts),
+                Enters::Call
+            ),
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
              SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
              SET LOCAL statement_timeout=15000;SET LOCAL lock_timeout=50;\
              SET LOCAL idle_in_transaction_session_timeout=30000;CALL app.enter(7)"
         );
         assert_eq!(
-            begin_text(tenant, Access::Read, PlacementEpoch(7), None, Enters::Look),
+            begin_text(begin_statements(Access::Read, false), tenant, PlacementEpoch(7), None, Enters::Look),
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\
              SET LOCAL app.tenant_id='01932c07-0000-7000-8000-000000000001';\
              EXECUTE stagesub_look('01932c07-0000-7000-8000-000000000001',7)"
         );
+    }
+
+    /// Nothing of the next is done before what lingers is over.
+    #[test]
+    fn what_lingers_is_ended_first() {
+        for access in [Access::Read, Access::Write] {
+            let begins = begin_statements(access, false);
+            assert!(begins.starts_with("BEGIN ISOLATION LEVEL READ COMMITTED READ "), "{begins}");
+            let ends = begin_statements(access, true);
+            assert!(ends == "ROLLBACK AND CHAIN" || ends == format!("ROLLBACK;{begins}"), "{ends}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::scope::TenantScope;
 /// What a transaction may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Read only; the database refuses writes.
+    /// Read only; the database refuses writes, and nothing is kept when it ends.
     Read,
     /// Read and write; holds the tenant's shared lock until it ends.
     Write,

@@ -35,6 +35,10 @@ enum End {
     Inline(&'static str),
     /// It is not.
     Background(&'static str),
+    /// By this at the beginning of the first message of whoever has the connection next.
+    Next(&'static str),
+    /// The same by `ROLLBACK AND CHAIN`, which begins the next as well.
+    Chained,
 }
 
 /// All shapes.
@@ -66,11 +70,15 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
     };
     let prepare_look = const_format("PREPARE bench_look(uuid,bigint) AS ", LOOK_SQL);
     let looks = lean::pool(options(&ground.app, None), CONNECTIONS as usize, prepare_look);
-    let looking = |name| {
-        let (pool, tenants) = (looks.clone(), Arc::clone(&tenants));
-        let middle = const_format(TIMEOUTS, "EXECUTE bench_look('{tenant}',1)");
+    // In a transaction from its first words on.
+    let begun = const_format(prepare_look, ";BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY");
+    let begun = lean::pool(options(&ground.app, None), CONNECTIONS as usize, begun);
+    let looking = |name, timeouts, end| {
+        let pool = if matches!(end, End::Chained) { &begun } else { &looks };
+        let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
+        let middle = const_format(timeouts, "EXECUTE bench_look('{tenant}',1)");
         Candidate::new(name, move |task| {
-            ordinary_read(pool.clone(), tenants[task % tenants.len()], middle, End::Inline(RESET))
+            ordinary_read(pool.clone(), tenants[task % tenants.len()], middle, end)
         })
     };
     let full = const_format(TIMEOUTS, CALL);
@@ -83,7 +91,11 @@ pub(crate) async fn all(ground: &Ground) -> Vec<Candidate> {
             const_format(TIMEOUTS, "SELECT app.bench_enter(1)"),
             End::Inline(RESET),
         ),
-        looking("the same, EXECUTE of a look for CALL"),
+        looking("the same, EXECUTE of a look for CALL", TIMEOUTS, End::Inline(RESET)),
+        looking("the same, and timeouts not set", "", End::Inline(RESET)),
+        looking("the same, ended by the next, RESET ALL", "", End::Next("COMMIT;RESET ALL;")),
+        looking("the same, ended by the next by ROLLBACK", "", End::Next("ROLLBACK;")),
+        looking("the same, ended by the next by AND CHAIN, as the product", "", End::Chained),
         ordinary("the same, without enter", TIMEOUTS, End::Inline(RESET)),
         ordinary("the same, no RESET ALL", full, End::Inline("COMMIT")),
         ordinary(
@@ -156,7 +168,11 @@ fn begin(tenant: Uuid) -> String {
 
 async fn ordinary_read(pool: LeanPool, tenant: Uuid, middle: &'static str, end: End) {
     let mut connection = pool.get().await.expect("a connection");
-    let mut text = begin(tenant);
+    let mut text = match end {
+        End::Next(end) => format!("{end}{}", begin(tenant)),
+        End::Chained => format!("ROLLBACK AND CHAIN;SET LOCAL app.tenant_id='{tenant}';"),
+        End::Inline(_) | End::Background(_) => begin(tenant),
+    };
     text.push_str(&middle.replace("{tenant}", &tenant.to_string()));
     run_raw(&mut connection, text).await;
     read(&mut connection, tenant).await;
@@ -165,6 +181,7 @@ async fn ordinary_read(pool: LeanPool, tenant: Uuid, middle: &'static str, end: 
         End::Background(text) => {
             tokio::spawn(async move { run_raw(&mut connection, text.to_owned()).await });
         }
+        End::Next(_) | End::Chained => {}
     }
 }
 

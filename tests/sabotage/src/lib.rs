@@ -31,6 +31,10 @@ pub mod factory {
     include!(concat!(env!("OUT_DIR"), "/factory.rs"));
 }
 
+mod lingering {
+    include!(concat!(env!("OUT_DIR"), "/lingering.rs"));
+}
+
 /// Values of writes in one message.
 pub mod literal {
     include!(concat!(env!("OUT_DIR"), "/literal.rs"));
@@ -63,6 +67,10 @@ pub mod patience {
 #[expect(dead_code, reason = "what cleaned up is not called any more")]
 pub mod pool {
     include!(concat!(env!("OUT_DIR"), "/pool.rs"));
+}
+
+mod prepared {
+    include!(concat!(env!("OUT_DIR"), "/prepared.rs"));
 }
 
 mod statement {
