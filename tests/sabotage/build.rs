@@ -1,11 +1,12 @@
-//! Takes the data path's sources and removes the clean-up from the pool's.
+//! Takes the data path's sources and removes the clean-up from the connection's.
 
 use std::path::Path;
 
 /// The sources, without the tests at their foot: those are storage's.
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 17] = [
     "bounds",
     "canceller",
+    "connection",
     "deadline",
     "error",
     "factory",
@@ -22,7 +23,7 @@ const SOURCES: [&str; 16] = [
     "tx",
 ];
 
-/// What cleans up after an owner who went away, as the pool has it.
+/// What cleans up after an owner who went away, as it is there.
 const CLEAN_UP: &str = "runtime.spawn(reclaim(object, Arc::clone(&self.canceller), self.turn.take()));";
 
 /// What stands there instead: the connection is lent again as it is.
@@ -37,7 +38,7 @@ fn main() {
         println!("cargo::rerun-if-changed={source}");
         let text = std::fs::read_to_string(&source).expect("the sources are in the workspace");
         let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        let text = if name == "pool" { without_clean_up(text) } else { text.to_owned() };
+        let text = if name == "connection" { without_clean_up(text) } else { text.to_owned() };
         // A file that is included cannot begin with documentation of the module it is included in.
         let text: String =
             text.lines().filter(|line| !line.starts_with("//!")).flat_map(|line| [line, "\n"]).collect();
@@ -45,11 +46,11 @@ fn main() {
     }
 }
 
-fn without_clean_up(pool: &str) -> String {
+fn without_clean_up(connection: &str) -> String {
     assert_eq!(
-        pool.matches(CLEAN_UP).count(),
+        connection.matches(CLEAN_UP).count(),
         1,
-        "the pool's clean-up has changed: tests/sabotage/build.rs must know what it looks like to remove it"
+        "the clean-up has changed: tests/sabotage/build.rs must know what it looks like to remove it"
     );
-    pool.replace(CLEAN_UP, NONE)
+    connection.replace(CLEAN_UP, NONE)
 }

@@ -77,6 +77,7 @@ pub mod adopt;
 mod bounds;
 mod canceller;
 pub mod catalogue;
+mod connection;
 pub mod databases;
 mod deadline;
 pub mod directory;

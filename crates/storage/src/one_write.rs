@@ -23,13 +23,14 @@ use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, BoxError, PlacementEpoch, TenantId, TenantScope};
 
 use crate::bounds::{TxTimeouts, bounds_text};
+use crate::connection::Borrowed;
 use crate::deadline::Unanswered;
 use crate::error::{IDLE_IN_TRANSACTION, begin_error, is_dead, is_unprepared, leaves_open, sqlstate};
 use crate::factory::TenantDb;
 use crate::literal::Value;
 use crate::parameters::{checked_name, replaced, stays_in_brackets, takes_at_most};
 use crate::patience::Tries;
-use crate::pool::{Borrowed, TenantPool};
+use crate::pool::TenantPool;
 
 /// An `INSERT`, `UPDATE`, `DELETE` or `MERGE`, with or without `RETURNING`, alone or behind `WITH`, that a connection
 /// prepares when it first runs it. `$1` is the tenant, which the scope gives; what follows are [values](Value).

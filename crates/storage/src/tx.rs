@@ -13,10 +13,11 @@ use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{Access, BeginError, Lease, PlacementEpoch, Tally, TenantId, TenantScope};
 
 use crate::bounds::{TxTimeouts, bounds_text};
+use crate::connection::Borrowed;
 use crate::deadline::{self, Unanswered};
 use crate::error::{CommitError, begin_error, is_dead, is_unprepared, leaves_open};
 use crate::metered::Metered;
-use crate::pool::{Borrowed, TenantPool};
+use crate::pool::TenantPool;
 use crate::statement::Statement;
 
 /// One transaction on one tenant's data.

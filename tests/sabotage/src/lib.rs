@@ -1,7 +1,7 @@
 //! The data path of `stagesub-storage` with one guard removed, so that the tests can show that they would
 //! notice: a connection whose owner went away is lent again as it is.
 //!
-//! The sources are the product's own, compiled a second time; `build.rs` takes the one line out of the pool's.
+//! The sources are the product's own, compiled a second time; `build.rs` takes the one line out of the connection's.
 //! So the product has no switch for it that anybody could throw by accident, and no feature that a build of
 //! the whole workspace could bring into the program. Where that line changes, this crate does not build.
 
@@ -14,6 +14,12 @@ pub mod bounds {
 
 mod canceller {
     include!(concat!(env!("OUT_DIR"), "/canceller.rs"));
+}
+
+/// Connections that nobody cleans up.
+#[expect(dead_code, reason = "what cleaned up is not called any more")]
+mod connection {
+    include!(concat!(env!("OUT_DIR"), "/connection.rs"));
 }
 
 /// Bounds on the client's side.
@@ -63,8 +69,7 @@ pub mod patience {
     include!(concat!(env!("OUT_DIR"), "/patience.rs"));
 }
 
-/// Connections that nobody cleans up.
-#[expect(dead_code, reason = "what cleaned up is not called any more")]
+/// Pools of them.
 pub mod pool {
     include!(concat!(env!("OUT_DIR"), "/pool.rs"));
 }
