@@ -34,6 +34,13 @@ async fn insert(tx: &mut TenantTx, no: i64, name: &str) -> Result<(), sqlx::Erro
     sqlx::query(INSERT).bind(tenant).bind(no).bind(name).execute(tx).await.map(|_| ())
 }
 
+/// Who is bound, and a setting that is nobody's own.
+async fn bound_and_memory(tx: &mut TenantTx) -> (TenantId, String) {
+    let row = sqlx::query("SELECT app.tenant_id(), current_setting('work_mem')").fetch_one(tx).await;
+    let row = row.expect("a bound transaction can read");
+    (TenantId::from_uuid(row.get(0)), row.get(1))
+}
+
 /// Every instrument that the transaction can see, whoever's it is.
 async fn visible(tx: &mut TenantTx) -> Vec<(TenantId, String)> {
     sqlx::query("SELECT tenant_id, name FROM tenant.instrument ORDER BY tenant_id, no")
@@ -230,12 +237,7 @@ async fn settings_of_a_session_end_with_the_transaction() {
             drop(tx);
         }
         let mut tx = begin(&db, theirs, Access::Read).await;
-        let (tenant, memory): (Uuid, String) =
-            sqlx::query_as("SELECT app.tenant_id(), current_setting('work_mem')")
-                .fetch_one(&mut tx)
-                .await
-                .unwrap();
-        assert_eq!((tenant, memory.as_str()), (theirs.tenant_id().as_uuid(), "4MB"));
+        assert_eq!(bound_and_memory(&mut tx).await, (theirs.tenant_id(), "4MB".to_owned()));
         tx.commit().await.unwrap();
     }
 }
@@ -271,12 +273,7 @@ async fn what_a_read_did_is_undone_whoever_ends_it() {
             let begun: (String, String, String) = sqlx::query_as(begun).fetch_one(&mut tx).await.unwrap();
             let reads = if access == Access::Read { "on" } else { "off" };
             assert_eq!(begun, (reads.to_owned(), "read committed".to_owned(), "off".to_owned()));
-            let (tenant, memory): (Uuid, String) =
-                sqlx::query_as("SELECT app.tenant_id(), current_setting('work_mem')")
-                    .fetch_one(&mut tx)
-                    .await
-                    .unwrap();
-            assert_eq!((tenant, memory.as_str()), (theirs.tenant_id().as_uuid(), "4MB"));
+            assert_eq!(bound_and_memory(&mut tx).await, (theirs.tenant_id(), "4MB".to_owned()));
             tx.commit().await.unwrap();
         }
     }

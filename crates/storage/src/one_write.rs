@@ -189,7 +189,7 @@ pub async fn write(
         let (mut borrowed, reused) =
             routed.lease.borrow_ended(tenant).await.map_err(|none| none.tell(&mut routed))?;
         routed.tally.connected();
-        // The answer that the one before left on its way: whatever is wrong with it, nothing of this was sent.
+        // What the one before left to be done: whatever is wrong with it, nothing of this was sent.
         match tokio::time::timeout(settled_within, borrowed.settle()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
