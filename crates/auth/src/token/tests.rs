@@ -84,6 +84,27 @@ fn token_ends_to_the_second() {
 }
 
 #[test]
+fn the_times_of_a_token_that_is_known_are_asked_again() {
+    let tokens = tokens();
+    let token = tokens.issue(member(), now()).unwrap();
+    let known = tokens.verify(&token, now()).unwrap();
+    assert!(matches!(tokens.verify(&token, known.expires_at), Err(TokenError::Expired)));
+    let earlier = known.issued_at - TimeDelta::seconds(MAX_CLOCK_SKEW_SECS + 1);
+    assert!(matches!(tokens.verify(&token, earlier), Err(TokenError::Invalid(_))));
+    assert_eq!(tokens.verify(&token, now()).unwrap(), known);
+}
+
+#[test]
+fn what_resembles_a_known_token_is_refused() {
+    let tokens = tokens();
+    let token = tokens.issue(member(), now()).unwrap();
+    tokens.verify(&token, now()).unwrap();
+    for other in [&token[..token.len() - 1], &format!("{token} "), &format!("{token}A"), &token.to_lowercase()] {
+        assert!(matches!(tokens.verify(other, now()), Err(TokenError::Invalid(_))), "{other}");
+    }
+}
+
+#[test]
 fn forged_token_that_is_old_is_invalid_not_expired() {
     let mut claims = good();
     claims["exp"] = json!(1);

@@ -27,8 +27,8 @@ static INSTRUMENTS: PreparedRead =
     PreparedRead::new("hot_instruments", include_str!("hot_lists/instruments.sql"), 2);
 static PROJECTS: PreparedRead = PreparedRead::new("hot_projects", include_str!("hot_lists/projects.sql"), 2);
 
-/// A row as a one-message read brings it: columns by place. The compiler checks the statement where the ordinary path
-/// runs it, which is the same.
+/// A row as a one-message read brings it: columns by place, and of the types that the compiler found where the ordinary
+/// path runs the same statement. So no type is compared again with each value, as the driver's macros do not either.
 pub(super) trait ListedRow: Sized {
     /// Reads it.
     fn read(row: &PgRow) -> Result<Self, sqlx::Error>;

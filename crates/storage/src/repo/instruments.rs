@@ -44,12 +44,12 @@ impl From<Row> for Instrument {
 impl ListedRow for Row {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            no: row.try_get(0)?,
-            name: row.try_get(1)?,
-            display_order: row.try_get(2)?,
-            archived_at: row.try_get(3)?,
-            created_at: row.try_get(4)?,
-            updated_at: row.try_get(5)?,
+            no: row.try_get_unchecked(0)?,
+            name: row.try_get_unchecked(1)?,
+            display_order: row.try_get_unchecked(2)?,
+            archived_at: row.try_get_unchecked(3)?,
+            created_at: row.try_get_unchecked(4)?,
+            updated_at: row.try_get_unchecked(5)?,
         })
     }
 }

@@ -54,16 +54,16 @@ impl TryFrom<Row> for Project {
 impl ListedRow for Row {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            no: row.try_get(0)?,
-            name: row.try_get(1)?,
-            start_date: row.try_get(2)?,
-            week_number: row.try_get(3)?,
-            rehearsal_schedule: row.try_get(4)?,
-            concert_info: row.try_get(5)?,
-            notes: row.try_get(6)?,
-            status: row.try_get(7)?,
-            created_at: row.try_get(8)?,
-            updated_at: row.try_get(9)?,
+            no: row.try_get_unchecked(0)?,
+            name: row.try_get_unchecked(1)?,
+            start_date: row.try_get_unchecked(2)?,
+            week_number: row.try_get_unchecked(3)?,
+            rehearsal_schedule: row.try_get_unchecked(4)?,
+            concert_info: row.try_get_unchecked(5)?,
+            notes: row.try_get_unchecked(6)?,
+            status: row.try_get_unchecked(7)?,
+            created_at: row.try_get_unchecked(8)?,
+            updated_at: row.try_get_unchecked(9)?,
         })
     }
 }
