@@ -158,14 +158,9 @@ impl AccessTokens {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Invalid("it is too long".into()));
         }
-        let claims = self.known.claims(token, || self.check(token))?;
-        if claims.issued_at.signed_duration_since(now) > TimeDelta::seconds(MAX_CLOCK_SKEW_SECS) {
-            return Err(TokenError::Invalid("it was made in the future".into()));
-        }
-        if claims.expires_at <= now {
-            return Err(TokenError::Expired);
-        }
-        Ok(claims)
+        let checked = || self.check(token).and_then(|claims| in_time(claims, now));
+        let known = self.known.claims(token, checked)?;
+        in_time(known, now).inspect_err(|_| self.known.forget(token))
     }
 
     /// Everything about a token that no time changes.
@@ -191,6 +186,14 @@ impl AccessTokens {
             token_id: wire.jti,
         })
     }
+}
+
+/// Everything about a token that its time changes.
+fn in_time(claims: Claims, now: DateTime<Utc>) -> Result<Claims, TokenError> {
+    if claims.issued_at.signed_duration_since(now) > TimeDelta::seconds(MAX_CLOCK_SKEW_SECS) {
+        return Err(TokenError::Invalid("it was made in the future".into()));
+    }
+    if claims.expires_at <= now { Err(TokenError::Expired) } else { Ok(claims) }
 }
 
 /// Checks that a token was made for the host it is used on: the tenant in it is the host's, and on the

@@ -266,6 +266,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_that_was_good_before_is_refused_once_it_is_not() {
+        let member = authority(Some(Role::User));
+        let mut store = MockAuthorityStore::new();
+        let (mut epochs, user) = ([3, 3, 4].into_iter(), member);
+        store.expect_find_authority().times(3).returning(move |_, _| {
+            let auth_epoch = AuthEpoch(epochs.next().expect("three times"));
+            Ok(Some(Authority { auth_epoch, ..user }))
+        });
+        let authenticator = Authenticator::new(tokens(), Arc::new(store));
+        let token = token(Some(TENANT), Role::User);
+        for _ in 0..2 {
+            assert!(authenticator.authenticate(&token, Some(TENANT), now()).await.is_ok());
+        }
+        let elsewhere = authenticator.authenticate(&token, Some(OTHER), now()).await;
+        assert!(matches!(elsewhere, Err(AuthenticateError::OtherTenant)));
+        let late = authenticator.authenticate(&token, Some(TENANT), now() + TimeDelta::hours(1)).await;
+        assert!(matches!(late, Err(AuthenticateError::Expired)));
+        let revoked = authenticator.authenticate(&token, Some(TENANT), now()).await;
+        assert!(matches!(revoked, Err(AuthenticateError::Revoked)));
+    }
+
+    #[tokio::test]
     async fn bad_and_old_tokens_are_told_apart() {
         let old =
             ask_in_vain(&token(Some(TENANT), Role::User), Some(TENANT), now() + TimeDelta::hours(1)).await;

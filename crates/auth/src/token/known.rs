@@ -16,7 +16,7 @@ use super::{Claims, TokenError};
 /// Beyond it those that were used least lately are checked again.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
-/// What stands for a token: nobody who reads this process's memory finds one that could be sent.
+/// What stands for a token: no token is kept beyond its request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Fingerprint([u8; 32]);
 
@@ -62,6 +62,11 @@ impl KnownTokens {
         Ok(claims)
     }
 
+    /// The token is not to be known any more.
+    pub(super) fn forget(&self, token: &str) {
+        self.held().pop(&Fingerprint::of(token));
+    }
+
     fn held(&self) -> MutexGuard<'_, LruCache<Fingerprint, Claims>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,6 +108,9 @@ mod tests {
         assert_eq!(known.claims("a", never).unwrap(), said(1));
         assert_eq!(known.claims("b", || Ok(said(2))).unwrap(), said(2));
         assert_eq!(known.claims("a", never).unwrap(), said(1));
+        known.forget("a");
+        assert!(known.claims("a", refused).is_err());
+        assert_eq!(known.claims("b", never).unwrap(), said(2));
     }
 
     #[test]

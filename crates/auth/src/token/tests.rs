@@ -89,6 +89,9 @@ fn the_times_of_a_token_that_is_known_are_asked_again() {
     let token = tokens.issue(member(), now()).unwrap();
     let known = tokens.verify(&token, now()).unwrap();
     assert!(matches!(tokens.verify(&token, known.expires_at), Err(TokenError::Expired)));
+    // One that is over takes nobody's place.
+    let late = tokens.issue(member(), now() - TimeDelta::hours(1)).unwrap();
+    assert!(matches!(tokens.verify(&late, now()), Err(TokenError::Expired)));
     let earlier = known.issued_at - TimeDelta::seconds(MAX_CLOCK_SKEW_SECS + 1);
     assert!(matches!(tokens.verify(&token, earlier), Err(TokenError::Invalid(_))));
     assert_eq!(tokens.verify(&token, now()).unwrap(), known);
@@ -99,7 +102,9 @@ fn what_resembles_a_known_token_is_refused() {
     let tokens = tokens();
     let token = tokens.issue(member(), now()).unwrap();
     tokens.verify(&token, now()).unwrap();
-    for other in [&token[..token.len() - 1], &format!("{token} "), &format!("{token}A"), &token.to_lowercase()] {
+    for other in
+        [&token[..token.len() - 1], &format!("{token} "), &format!("{token}A"), &token.to_lowercase()]
+    {
         assert!(matches!(tokens.verify(other, now()), Err(TokenError::Invalid(_))), "{other}");
     }
 }
