@@ -138,15 +138,7 @@ async fn begin(
     let source = source_of(moving, account).await?;
     let target = match draft.to.checked(account, source)? {
         Destination::Own(place) => {
-            if moving.desk.find_own(account.id).await?.is_none() {
-                let path = draft::choose_path(moving, draft, &source, None).await?;
-                let obstacles = moving.plane.preflight_source(&source, path).await.map_err(plane_error)?;
-                if !obstacles.is_empty() {
-                    return Err(wrong_state(obstacles.join("; ")));
-                }
-            }
-            let made = moving.databases.create_dedicated(account.id, place).await?;
-            Placement::Dedicated(made)
+            Placement::Dedicated(own_target(moving, account.id, place, draft, source).await?)
         }
         Destination::Shared(wanted) => {
             Placement::Shared(shared_target(moving, *wanted, source.placement.database()).await?)
@@ -165,6 +157,29 @@ async fn begin(
     let moved = moving.moves.begin(&wanted).await.map_err(begin_error)?;
     (moving.wake)();
     Ok(moved)
+}
+
+/// The tenant's own database: the one it has, wherever that is, unless a place is named; else one that is made.
+async fn own_target(
+    moving: &Moving<'_>,
+    tenant: TenantId,
+    place: &DedicatedPlace,
+    draft: &MoveDraft,
+    source: Located,
+) -> Result<DatabaseId, UseCaseError> {
+    match (moving.desk.find_own(tenant).await?, place) {
+        (Some(own), DedicatedPlace::Beside) => return Ok(own),
+        // Whether it is there is for whoever makes it to say.
+        (Some(_), _) => {}
+        (None, _) => {
+            let path = draft::choose_path(moving, draft, &source, None).await?;
+            let obstacles = moving.plane.preflight_source(&source, path).await.map_err(plane_error)?;
+            if !obstacles.is_empty() {
+                return Err(wrong_state(obstacles.join("; ")));
+            }
+        }
+    }
+    Ok(moving.databases.create_dedicated(tenant, place).await?)
 }
 
 /// Where a tenant is now; it is in use, and nothing moves it.

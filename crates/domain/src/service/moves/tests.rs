@@ -245,7 +245,7 @@ fn detail(result: Result<impl std::fmt::Debug, UseCaseError>) -> String {
 
 #[tokio::test]
 async fn an_institution_moves_to_a_database_of_its_own_which_is_made_first() {
-    let world = World::new(Tier::Institution);
+    let world = World { own_is_there: false, ..World::new(Tier::Institution) };
     let started = world.start(&own(), 1, None).await.unwrap();
     assert_eq!((started.moved.target, started.moved.pace), (Placement::Dedicated(OWN), Some(Pace::USUAL)));
     assert_eq!((world.made.into_inner(), world.woken.into_inner(), started.is_again), (1, 1, false));
@@ -256,6 +256,19 @@ async fn an_institution_moves_to_a_database_of_its_own_which_is_made_first() {
         assert!(matches!(refused, Err(UseCaseError::Invalid(errors)) if errors.0[0].rule == "subscription"));
         assert_eq!((world.made.into_inner(), world.woken.into_inner()), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn a_database_of_its_own_that_is_there_is_gone_to_wherever_it_is() {
+    let world = World::new(Tier::Institution);
+    let started = world.start(&own(), 1, None).await.unwrap();
+    assert_eq!(started.moved.target, Placement::Dedicated(OWN));
+    assert_eq!(world.made.into_inner(), 0, "nobody looks for it on the server of the shared database");
+    // A place that is named is looked at.
+    let world = World::new(Tier::Institution);
+    let server = Destination::Own(DedicatedPlace::Server("postgres://u@h/postgres".into()));
+    world.start(&MoveDraft { to: server, ..own() }, 1, None).await.unwrap();
+    assert_eq!(world.made.into_inner(), 1);
 }
 
 #[tokio::test]
@@ -294,7 +307,7 @@ async fn a_shared_target_is_the_one_named_or_the_emptiest_other() {
 
 #[tokio::test]
 async fn refusals_say_what_to_do_and_come_before_a_database_is_made() {
-    let mut world = World::new(Tier::Institution);
+    let mut world = World { own_is_there: false, ..World::new(Tier::Institution) };
     world.account.status = TenantStatus::Suspended;
     assert!(detail(world.start(&own(), 1, None).await).contains("resume it first"));
     world.account.status = TenantStatus::Closing;
