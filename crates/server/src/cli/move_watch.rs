@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) async fn watch(platform: &Platform, id: MoveId, until: Until, json: bool) -> Result<(), Failure> {
     let mut screen = Screen::new(json);
     let mut seen = Instant::now();
+    let mut leaves = None;
     loop {
         match get_move(&platform.moving(), id).await {
             Ok(shown) => {
@@ -36,6 +37,15 @@ pub(super) async fn watch(platform: &Platform, id: MoveId, until: Until, json: b
                 }
                 let body = MoveBody::whole(shown);
                 screen.show(&body)?;
+                if stays(&mut leaves, &body) {
+                    screen.leave();
+                    let why = body.error.unwrap_or_else(|| "nobody says why".to_owned());
+                    return Err(Failure::new(format!(
+                        "going back was given up, and the {} serves the orchestra as before: {why}; \
+                         `stagesub move back` asks for it again",
+                        body.served_by
+                    )));
+                }
                 if move_command::is_there(until, &body) {
                     return screen.end(&body);
                 }
@@ -52,6 +62,15 @@ pub(super) async fn watch(platform: &Platform, id: MoveId, until: Until, json: b
         }
         tokio::time::sleep(PERIOD).await;
     }
+}
+
+/// Whether the move was to go back and does not. `leaves` is the side that it was to leave.
+fn stays(leaves: &mut Option<&'static str>, body: &MoveBody) -> bool {
+    if body.wanted == Some("back") || body.state == "back" {
+        *leaves = Some(body.served_by);
+        return false;
+    }
+    body.state == "active" && *leaves == Some(body.served_by)
 }
 
 /// How many rows there are to copy; `None`: that is not to be had soon.
@@ -324,6 +343,19 @@ mod tests {
         assert!(!there(Until::Finished, &body("finished", None, false)), "it tidies still");
         assert!(there(Until::Finished, &body("finished", None, true)));
         assert!(!there(Until::Finished, &body("aborted", None, true)));
+    }
+
+    #[test]
+    fn a_move_that_was_to_go_back_and_did_not_is_told_from_one_that_is_back() {
+        let mut leaves = None;
+        let step = |leaves: &mut _, state, wanted, served_by| {
+            stays(leaves, &MoveBody { served_by, ..body(state, wanted, false) })
+        };
+        assert!(!step(&mut leaves, "active", None, "target"), "nobody has asked for anything");
+        assert!(!step(&mut leaves, "active", Some("back"), "target"));
+        assert!(!step(&mut leaves, "back", None, "target"));
+        assert!(step(&mut leaves, "active", None, "target"));
+        assert!(!step(&mut leaves, "active", None, "source"));
     }
 
     #[tokio::test(start_paused = true)]
