@@ -27,7 +27,7 @@ use crate::roles;
 use crate::target::ConnectionTarget;
 
 pub use allowed::{AllowedHosts, HostRefused, InvalidHosts, Reached};
-use elsewhere::{Maker, Named};
+use elsewhere::{Maker, Named, refuse_unsound};
 pub use shared::{AddedShared, NewShared, SharedDatabases};
 
 /// Where a database is to be.
@@ -220,6 +220,9 @@ impl DedicatedDatabases {
         let app = find_login(&mut tx, &self.keys, begun.id, LoginRole::App).await?;
         let app = app.ok_or(MigrateError::NoLogin { database: begun.id, role: LoginRole::App })?;
         verify_login(LoginRole::App, &app, &wanted).await?;
+        let mover = find_login(&mut tx, &self.keys, begun.id, LoginRole::Mover).await?;
+        let mover = mover.ok_or(MigrateError::NoLogin { database: begun.id, role: LoginRole::Mover })?;
+        refuse_unsound(&mover, &wanted, &self.expected).await?;
         set_ready(&mut tx, begun.id).await?;
         tx.commit().await.map_err(during(doing))
     }

@@ -151,7 +151,9 @@ impl Maker<'_> {
         for (role, login) in &logins {
             verify_login(*role, login, &wanted).await?;
         }
-        self.refuse_unsound(&logins, &wanted).await?;
+        let mover = logins.iter().find(|(role, _)| *role == LoginRole::Mover).map(|(_, login)| login);
+        let mover = mover.ok_or(MigrateError::NoLogin { database, role: LoginRole::Mover })?;
+        refuse_unsound(mover, &wanted, self.expected).await?;
         Ok(Made { id: database, ready: false, partial })
     }
 
@@ -278,24 +280,21 @@ impl Maker<'_> {
         }
         Ok(targets)
     }
+}
 
-    /// No tenant comes to a database where it would not be alone with its rows.
-    async fn refuse_unsound(
-        &self,
-        logins: &[(LoginRole, ConnectionTarget)],
-        marker: &Marker,
-    ) -> Result<(), MigrateError> {
-        let mover = logins.iter().find(|(role, _)| *role == LoginRole::Mover).map(|(_, login)| login);
-        let no_login = MigrateError::NoLogin { database: marker.database, role: LoginRole::Mover };
-        let mover = mover.ok_or(no_login)?;
-        let target = mover.describe();
-        match examine_known(mover, marker.kind, marker.database, self.expected).await {
-            Ok(report) => match report.first_hole() {
-                Some(hole) => Err(MigrateError::Unsound { target, finding: tell(hole) }),
-                None => Ok(()),
-            },
-            Err(source) => Err(MigrateError::NotExamined { target, source: Box::new(source) }),
-        }
+/// No tenant comes to a database where it would not be alone with its rows.
+pub(super) async fn refuse_unsound(
+    mover: &ConnectionTarget,
+    marker: &Marker,
+    expected: &Expectations,
+) -> Result<(), MigrateError> {
+    let target = mover.describe();
+    match examine_known(mover, marker.kind, marker.database, expected).await {
+        Ok(report) => match report.first_hole() {
+            Some(hole) => Err(MigrateError::Unsound { target, finding: tell(hole) }),
+            None => Ok(()),
+        },
+        Err(source) => Err(MigrateError::NotExamined { target, source: Box::new(source) }),
     }
 }
 
