@@ -32,8 +32,8 @@ pub(super) struct Relation {
     pub(super) primary_key: Vec<String>,
     /// The letter of `pg_class`.
     pub(super) replica_identity: String,
-    /// Columns of the index that is the replica identity.
-    pub(super) identity_columns: Vec<String>,
+    /// Whether its primary key may be violated until a transaction ends. PostgreSQL takes no such key for an identity.
+    pub(super) deferrable_key: bool,
     /// Triggers that do not fire where `session_replication_role` is set.
     pub(super) triggers: Vec<String>,
     /// Triggers that fire even then.
@@ -115,10 +115,8 @@ async fn relations(
                         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
                         WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
                         ORDER BY k.place) AS "primary_key!",
-                  ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index AS i
-                        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
-                        WHERE i.indrelid = c.oid AND i.indisreplident
-                        ORDER BY a.attnum) AS "identity_columns!",
+                  EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                          WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate) AS "deferrable_key!",
                   ARRAY(SELECT t.tgname::text FROM pg_catalog.pg_trigger AS t
                         WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled = 'O'
                             AND NOT t.tgfoid = ANY (ARRAY(SELECT l.oid FROM logs AS l))
@@ -143,7 +141,7 @@ async fn relations(
             rules: row.rules,
             primary_key: row.primary_key,
             replica_identity: row.replica_identity,
-            identity_columns: row.identity_columns,
+            deferrable_key: row.deferrable_key,
             triggers: row.triggers,
             stubborn_triggers: row.stubborn_triggers,
             constraints: Vec::new(),

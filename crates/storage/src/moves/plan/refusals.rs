@@ -71,8 +71,8 @@ fn relation_of(table: &Table, relation: &Relation, checks: Checks, refused: &mut
     }
     if relation.primary_key.first().map(String::as_str) != Some(TENANT_ID) {
         refused.add(name, "it has no primary key that begins with tenant_id");
-    } else if !identifies(relation) {
-        refused.add(name, "its replica identity does not hold its primary key");
+    } else if let Some(why) = unidentified(relation) {
+        refused.add(name, why);
     }
     if checks == Checks::Kept && !relation.triggers.is_empty() {
         let triggers = relation.triggers.join(", ");
@@ -90,12 +90,12 @@ fn relation_of(table: &Table, relation: &Relation, checks: Checks, refused: &mut
     }
 }
 
-/// Whether the old key of a row is in the stream when the row changes.
-fn identifies(relation: &Relation) -> bool {
+/// Why the old primary key of a row is not in the stream when the row changes, if it is not.
+fn unidentified(relation: &Relation) -> Option<&'static str> {
     match relation.replica_identity.as_str() {
-        "d" | "f" => true,
-        "i" => relation.primary_key.iter().all(|column| relation.identity_columns.contains(column)),
-        _ => false,
+        "d" if relation.deferrable_key => Some("its primary key is deferrable, which is no replica identity"),
+        "d" | "f" => None,
+        _ => Some("its replica identity is neither its primary key nor FULL"),
     }
 }
 
@@ -170,13 +170,14 @@ mod tests {
     fn what_is_in_no_stream_is_refused() {
         let without_key = Relation { primary_key: vec!["no".to_owned()], ..sound() };
         let nothing = Relation { replica_identity: "n".to_owned(), ..sound() };
-        let index =
-            Relation { replica_identity: "i".to_owned(), identity_columns: vec!["no".to_owned()], ..sound() };
+        let index = Relation { replica_identity: "i".to_owned(), ..sound() };
+        let deferrable = Relation { deferrable_key: true, ..sound() };
         let unlogged = Relation { unlogged: true, ..sound() };
         for (relation, word) in [
             (without_key, "begins with tenant_id"),
             (nothing, "replica identity"),
             (index, "replica identity"),
+            (deferrable, "deferrable"),
             (unlogged, "unlogged"),
         ] {
             let refused = refusals(bare("a"), relation, Checks::Skipped);
@@ -185,15 +186,10 @@ mod tests {
     }
 
     #[test]
-    fn an_index_with_the_whole_key_identifies_and_so_does_the_whole_row() {
-        let index = Relation {
-            replica_identity: "i".to_owned(),
-            identity_columns: ["no", "tenant_id"].map(str::to_owned).to_vec(),
-            ..sound()
-        };
-        let full = Relation { replica_identity: "f".to_owned(), ..sound() };
-        for relation in [index, full] {
-            assert_eq!(refusals(bare("a"), relation, Checks::Kept), [""; 0]);
+    fn the_whole_row_identifies_whatever_its_key_is_like() {
+        for deferrable_key in [false, true] {
+            let full = Relation { replica_identity: "f".to_owned(), deferrable_key, ..sound() };
+            assert_eq!(refusals(bare("a"), full, Checks::Kept), [""; 0]);
         }
     }
 

@@ -16,7 +16,7 @@ const LONG_SECS: f64 = 60.0;
 const LONG_XIDS: i32 = 10_000;
 /// Least log that a slot has to be allowed to keep, in mebibytes: what is written while a tenant is copied.
 const LEAST_LOG_MIB: i64 = 1024;
-/// Connections that a move takes of each server, and a few to spare.
+/// Connections that a move takes of each side's server, and a few to spare.
 const CONNECTIONS: i64 = 8;
 /// Shortest time that a session may be idle: the mover's wait for each other.
 const IDLE_MS: i64 = 300_000;
@@ -180,7 +180,7 @@ impl Server {
             return found.all;
         }
         found.unless(!self.read_only, "begins transactions READ ONLY; reset default_transaction_read_only");
-        self.settings(&mut found);
+        self.settings(needed, &mut found);
         self.login(&mut found);
         if needed.path == MovePath::Stream {
             self.streaming(needed, move_id, &mut found);
@@ -188,11 +188,13 @@ impl Server {
         found.all
     }
 
-    fn settings(&self, found: &mut Found<'_>) {
+    fn settings(&self, needed: &Needed, found: &mut Found<'_>) {
         let free = self.connections - self.connections_used;
+        // A server that is both sides has a stream of each, and the sessions of each.
+        let takes = CONNECTIONS * needed.streams;
         found.unless(
-            free >= CONNECTIONS,
-            &format!("has {free} connections left and a move takes up to {CONNECTIONS}; raise max_connections, or end some"),
+            free >= takes,
+            &format!("has {free} connections left and a move takes up to {takes}; raise max_connections, or end some"),
         );
         found.unless(
             self.idle_ms == 0 || self.idle_ms >= IDLE_MS,
@@ -495,6 +497,13 @@ mod tests {
         assert_eq!(told(&server, MovePath::Stream, 1), [""; 0]);
         let found = told(&server, MovePath::Stream, 2);
         assert!(found.len() == 1 && found[0].contains("1 of 2 replication slots"), "{found:?}");
+        let server = Server { connections_used: 97 - CONNECTIONS, ..fit() };
+        assert_eq!(told(&server, MovePath::Stream, 1), [""; 0]);
+        let found = told(&server, MovePath::Stream, 2);
+        assert!(
+            found.len() == 1 && found[0].contains("8 connections left and a move takes up to 16"),
+            "{found:?}"
+        );
     }
 
     #[test]
