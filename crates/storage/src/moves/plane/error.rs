@@ -19,8 +19,9 @@ use crate::moves::slot::{PublicationError, SlotError, StreamError};
 use crate::moves::verify::VerifyError;
 
 /// Classes of SQLSTATE that the same statement meets again: data that does not fit, constraints, names that are not
-/// there or may not be used, what the server cannot do.
-const FOR_GOOD: [&str; 4] = ["22", "23", "42", "0A"];
+/// there or may not be used, what the server cannot do. And its disk is full: who tries again fills it again, and a server
+/// that cannot write its log stops.
+const FOR_GOOD: [&str; 5] = ["22", "23", "42", "0A", "53100"];
 
 /// An error with its causes, on one line.
 pub(super) fn words(error: &(dyn Error + 'static)) -> String {
@@ -44,7 +45,12 @@ fn never(doing: &str, error: &(dyn Error + 'static)) -> PlaneError {
 }
 
 fn is_for_good(error: &sqlx::Error) -> bool {
-    sqlstate(error).is_some_and(|code| FOR_GOOD.iter().any(|class| code.starts_with(class)))
+    sqlstate(error).is_some_and(|code| stays(&code))
+}
+
+/// Whether what raised this is met again.
+fn stays(code: &str) -> bool {
+    FOR_GOOD.iter().any(|class| code.starts_with(class))
 }
 
 /// Of a statement.
@@ -169,6 +175,15 @@ mod tests {
 
     fn passes(error: &PlaneError) -> bool {
         matches!(error, PlaneError::Unavailable { .. })
+    }
+
+    #[test]
+    fn a_full_disk_is_not_filled_again_and_a_crowded_server_is_asked_again() {
+        for (code, again) in
+            [("23505", false), ("42501", false), ("53100", false), ("53300", true), ("57P01", true)]
+        {
+            assert_eq!(stays(code), !again, "{code}");
+        }
     }
 
     #[test]
