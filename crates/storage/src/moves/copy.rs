@@ -207,6 +207,17 @@ impl CopyStreams {
         Ok(Self(try_join_all(streams).await?))
     }
 
+    /// Has what is copied be durable as it is committed, where that is not so by itself: for whoever decides by it.
+    ///
+    /// # Errors
+    /// [`CopyError::Session`].
+    pub async fn flush_commits(&mut self) -> Result<(), CopyError> {
+        try_join_all(self.0.iter_mut().map(|stream| stream.target.flush_commits()))
+            .await
+            .map(drop)
+            .map_err(CopyError::Session)
+    }
+
     /// Takes them into a snapshot, `pg_export_snapshot()`'s or that of a replication slot.
     ///
     /// # Errors

@@ -275,7 +275,7 @@ impl MoverSession {
 
 /// Has the session's commits be durable before they are answered, on a synchronous standby too where there is one:
 /// others decide by them. A server that waits for more than that goes on to.
-pub(super) async fn flush_commits(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(crate) async fn flush_commits(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let durable = sqlx::query_scalar!(
         r#"SELECT current_setting('synchronous_commit') IN ('on', 'remote_apply') AS "durable!""#
     )

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, PgConnection};
 use stagesub_storage::error::{ISOLATION, sqlstate};
 use stagesub_storage::logins::{DatabaseLogins, LoginRole};
-use stagesub_tenancy::moves::{Failpoints, MovePath, MoveState, Point, Side};
+use stagesub_tenancy::moves::{Failpoints, MovePath, MoveState, Point, Request, Side};
 use stagesub_tests::database::{connect, run};
 use stagesub_tests::history::{Gate, Ground, Place, Resident};
 
@@ -31,7 +31,7 @@ async fn refused(conn: &mut PgConnection, sql: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_would_write_on_an_older_snapshot_is_refused_in_every_state() {
+async fn who_would_write_on_an_older_snapshot_is_refused_while_the_tenant_moves() {
     let (ground, mut residents) = Ground::start(&["isolated"]).await;
     ground.furnish(&mut residents[0], 50).await;
     let mut course = Course::of(&ground, &residents[0]);
@@ -84,6 +84,48 @@ async fn the_application_cannot_make_a_write_vanish_from_the_stream() {
         "what was written under another's message went there and back"
     );
     mover.die().await;
+}
+
+/// Everything was compared, and what is compared in the cutover is what the tenant's own side has changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_where_the_tenant_is_not_served_ends_the_cutover() {
+    for (n, state) in [MoveState::Fence, MoveState::Back].into_iter().enumerate() {
+        let label = format!("rogue{n}");
+        let (ground, mut residents) = Ground::start(&[label.as_str()]).await;
+        ground.furnish(&mut residents[0], 50).await;
+        let mut course = Course::of(&ground, &residents[0]);
+        let id = course.begin(MovePath::Stream).await;
+        let gate = Gate::at(Point::State(state));
+        let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+        let (stays, other) = if state == MoveState::Back {
+            course.driving.until_active(id, Side::Target).await;
+            course.driving.ask(id, Request::Back).await;
+            (Side::Target, &ground.source)
+        } else {
+            (Side::Source, &ground.target)
+        };
+        gate.reached().await;
+        let rogue = format!(
+            "UPDATE ledger.page SET touched = touched + 1 WHERE tenant_id = '{}' AND no = 1",
+            course.resident.tenant()
+        );
+        run(&mut connect(&other.admin).await, &rogue).await;
+        gate.open();
+        let given_up = if state == MoveState::Back {
+            let active = course.driving.until_active(id, Side::Target).await;
+            let ended = course.driving.finish(id).await;
+            assert_eq!(ended.state, MoveState::Finished, "{ended:?}");
+            active
+        } else {
+            let ended = course.ends(id).await;
+            assert_eq!(ended.state, MoveState::Aborted, "{ended:?}");
+            ended
+        };
+        let error = given_up.error.clone().unwrap_or_default();
+        assert!(error.contains("ledger.page") && error.contains("by somebody else"), "{error}");
+        course.is_over(id, stays).await;
+        mover.die().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

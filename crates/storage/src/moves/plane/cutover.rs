@@ -5,7 +5,7 @@ use std::time::Duration;
 use stagesub_tenancy::moves::plane::{CopyProgress, Lock};
 use stagesub_tenancy::moves::{Move, MovePath, PlaneError};
 
-use super::flow::{passed, prefix, write_mark};
+use super::flow::{nobody_was_seen_there, passed, prefix, write_mark};
 use super::opening::run;
 use super::running::{Compared, Fencing, Running, WAYS, from, opposite, way};
 use super::{PgDataPlane, error, logs};
@@ -38,12 +38,18 @@ impl PgDataPlane {
         };
         // What the steps under the lock need is there before.
         for side in [serving, serving.other()] {
-            let session = self.session(moved, running, side).await?;
+            let mut session = self.session(moved, running, side).await?;
+            // Nobody opens a tenant and forgets it.
+            session.flush_commits().await.map_err(error::session)?;
             running.put(side, session);
         }
         self.as_they_were(moved, running).await?;
-        if moved.path == MovePath::Short && running.short.is_none() {
-            running.short = Some(self.open_short(moved, running).await?);
+        if moved.path == MovePath::Short {
+            if running.short.is_none() {
+                running.short = Some(self.open_short(moved, running).await?);
+            }
+        } else {
+            self.nobody_wrote_there(moved, running).await?;
         }
         match Exclusive::take(session, moved.tenant, within).await.map_err(error::sql("taking the lock"))? {
             Taken::Held(exclusive) => {
@@ -74,7 +80,8 @@ impl PgDataPlane {
         };
         let (settled, _) = tokio::join!(look, control.passed(number));
         settled?;
-        passed(running, way, number).await
+        passed(running, way, number).await?;
+        nobody_was_seen_there(moved, running).await
     }
 
     /// The sessions that all rows are copied and compared on.
@@ -92,7 +99,10 @@ impl PgDataPlane {
             CopyStreams::open(source, target, plans.of(way), &settings),
             VerifySessions::open(source, target)
         );
-        Ok((streams.map_err(error::copy)?, sessions.map_err(error::verify)?))
+        let (mut streams, sessions) = (streams.map_err(error::copy)?, sessions.map_err(error::verify)?);
+        // It is decided by what was copied, and nothing is flushed after it before that.
+        streams.flush_commits().await.map_err(error::copy)?;
+        Ok((streams, sessions))
     }
 
     /// All rows, while nobody writes; then they are compared.

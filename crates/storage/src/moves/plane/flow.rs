@@ -6,7 +6,7 @@ use stagesub_tenancy::moves::{Move, PlaneError};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::running::{Compared, Running, WAYS, from, way};
+use super::running::{Compared, Running, WAYS, from, opposite, way};
 use super::{PgDataPlane, error, logs};
 use crate::moves::apply::{Applier, ApplyError, ApplyOptions, Control, Prefix, Writers, mark};
 use crate::moves::change_log::{self, Waker};
@@ -156,6 +156,42 @@ impl PgDataPlane {
         }
         passed(running, way, number).await?;
         Ok(Lag { round_trip: began.elapsed() })
+    }
+}
+
+impl PgDataPlane {
+    /// Sees that nobody wrote where the tenant is not served, until now: the opposite stream brings everything that was
+    /// written there, and ends at what the move did not write itself. Left unseen, it would be taken for the tenant's own
+    /// once the tenant is served there.
+    pub(super) async fn nobody_wrote_there(
+        &self,
+        moved: &Move,
+        running: &mut Running,
+    ) -> Result<(), PlaneError> {
+        let back = opposite(way(moved));
+        let number = running.next_mark(back);
+        let mut session = self.session(moved, running, from(back)).await?;
+        write_mark(moved, session.conn(), back, number).await?;
+        running.put(from(back), session);
+        if let Some(flow) = running.flow(back) {
+            flow.wake();
+        }
+        passed(running, back, number).await
+    }
+}
+
+/// The same, of what the opposite stream has brought by now; nothing is waited for.
+pub(super) async fn nobody_was_seen_there(moved: &Move, running: &mut Running) -> Result<(), PlaneError> {
+    let flow = running.flow_mut(opposite(way(moved)));
+    match flow.take() {
+        Some(ended) if ended.has_ended() => {
+            running.compared = Compared::default();
+            Err(ended.ended().await)
+        }
+        goes_on => {
+            *flow = goes_on;
+            Ok(())
+        }
     }
 }
 

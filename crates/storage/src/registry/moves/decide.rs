@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::rows::{self, Said};
 use super::{PgMoveRegistry, commit, cut, undo};
+use crate::moves::session::flush_commits;
 use crate::registry::unavailable;
 
 /// A token that nobody holds.
@@ -72,6 +73,7 @@ pub(super) async fn get_ready(registry: &PgMoveRegistry, held: &Held) -> Result<
     let fresh = async {
         let mut fresh = PgConnection::connect_with(&options.application_name("stagesub decide")).await?;
         sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut fresh).await?;
+        flush_commits(&mut fresh).await?;
         Ok(fresh)
     };
     let fresh =
@@ -93,7 +95,7 @@ async fn plan(conn: &mut PgConnection, held: &Held) -> Result<(), MoveRegistryEr
 /// The decision. An abort that was accepted is in the move's row, which is locked before the directory is looked at.
 pub(super) async fn decide(registry: &PgMoveRegistry, held: &Held) -> Result<Decision, MoveRegistryError> {
     let Some(mut conn) = registry.kept.take(Some(held.moved.id)) else {
-        return redirect(registry.start().await?, held, &held.moved.decided(), Change::decided()).await;
+        return redirect(start(registry).await?, held, &held.moved.decided(), Change::decided()).await;
     };
     let tx = conn.begin().await.map_err(unavailable)?;
     let decision = redirect(tx, held, &held.moved.decided(), Change::decided()).await?;
@@ -110,7 +112,14 @@ pub(super) async fn give_up(
     let to = held.moved.given_up();
     let state = held.moved.state;
     let change = Change { state, error: Some(cut(why)), said: Said::GivenUp };
-    redirect(registry.start().await?, held, &to, change).await
+    redirect(start(registry).await?, held, &to, change).await
+}
+
+/// A transaction whose end is durable before it is answered: tenants are opened and closed by it.
+async fn start(registry: &PgMoveRegistry) -> Result<Transaction<'static, Postgres>, MoveRegistryError> {
+    let mut tx = registry.start().await?;
+    flush_commits(&mut tx).await.map_err(unavailable)?;
+    Ok(tx)
 }
 
 /// What becomes of the move with the directory.
