@@ -42,7 +42,7 @@ enum State {
     Dirty(Left),
 }
 
-/// What a transaction that only read left to the next.
+/// What a transaction that only read, or was undone, left to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
     Nothing,
@@ -50,6 +50,8 @@ enum Left {
     Answer,
     /// It is open, and to be ended.
     End,
+    /// Nothing but the end of an answer is to be read, of a message that was a transaction by itself and raised.
+    Rest,
 }
 
 /// Ends a transaction that only read, and did nothing but that: there is nothing to keep, and what a function that it
@@ -162,7 +164,7 @@ impl managed::Manager for Manager {
     async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<ConnectError> {
         // The fail-safe, not the clean-up: that happens before a connection comes back here.
         match conn.state {
-            State::Idle(Left::Nothing | Left::Answer) => Ok(()),
+            State::Idle(Left::Nothing | Left::Answer | Left::Rest) => Ok(()),
             State::Idle(Left::End) => Err(RecycleError::message("left open by a transaction that read")),
             State::Dirty(_) => Err(RecycleError::message("left dirty by a transaction")),
         }
@@ -213,7 +215,7 @@ impl Borrowed {
         let object = self.object.as_mut().expect("a borrowed connection is present until it is given back");
         match left {
             Left::Nothing => return Ok(()),
-            Left::Answer => object.pg.flush().await?,
+            Left::Answer | Left::Rest => object.pg.flush().await?,
             Left::End => {
                 sqlx::raw_sql(END).execute(&mut object.pg).await?;
             }
@@ -259,12 +261,20 @@ impl Borrowed {
         }
     }
 
+    /// Gives back a connection whose message was a transaction by itself, which raised: nothing is open, and what it set is
+    /// undone. Of the answer nothing but its end is to come, which whoever has the connection next reads.
+    pub(crate) fn undone(mut self) {
+        if let Some(mut object) = self.object.take() {
+            object.state = State::Idle(Left::Rest);
+        }
+    }
+
     /// Whether this first error on the connection, which is not dead, is of what was left to do first. Ending a transaction
     /// that read raises nothing of itself. But the server may have been told to cancel while it did, and one that is not
     /// open cannot be followed by another.
     pub(crate) fn is_of_what_was_left(&self, error: &sqlx::Error) -> bool {
         let expected = match self.left() {
-            Left::Nothing => return false,
+            Left::Nothing | Left::Rest => return false,
             Left::Answer => "57014",
             Left::End => "25P01",
         };

@@ -114,7 +114,7 @@ pub(crate) fn leaves_open(error: &sqlx::Error) -> bool {
 }
 
 /// Whether the server ended the session, or itself, with this error.
-fn ends_session(error: &sqlx::Error) -> bool {
+pub(crate) fn ends_session(error: &sqlx::Error) -> bool {
     let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
     error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }

@@ -12,6 +12,9 @@
 //! snapshot: rows come as they were at a moment when the database served the tenant at that epoch. (What a VOLATILE
 //! function reads in it is of another; a text that calls one has to do with that.) A reader takes no lock, so `app.enter`
 //! would do nothing more for it.
+//!
+//! No `RESET ALL` follows: a function of your own that says `SET` without `LOCAL` would leave that to whoever has the
+//! connection next. Read by an ordinary transaction what calls one. (The tenant is no such setting.)
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -23,7 +26,9 @@ use stagesub_tenancy::router::Routed;
 use stagesub_tenancy::{BeginError, TenantScope};
 
 use crate::deadline::Unanswered;
-use crate::error::{Failure, begin_error, classify, is_dead, is_unbindable, is_unprepared, lacks_function};
+use crate::error::{
+    Failure, begin_error, classify, ends_session, is_dead, is_unbindable, is_unprepared, lacks_function,
+};
 use crate::factory::TenantDb;
 use crate::parameters::{checked_name, holds, replaced, stays_in_brackets, takes_any, takes_at_most};
 use crate::patience::Tries;
@@ -254,6 +259,8 @@ pub async fn read(
                 let unfit = is_unprepared(&error) || is_unbindable(&error);
                 if unfit {
                     borrowed.discard();
+                } else if error.as_database_error().is_some() && !ends_session(&error) {
+                    borrowed.undone();
                 }
                 return Err(if unfit || lacks_function(&error) {
                     ReadError::Unprepared(error)

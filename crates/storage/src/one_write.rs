@@ -10,8 +10,9 @@
 //! itself, and nothing is prepared.
 //!
 //! No `RESET ALL` ends it, as it ends every other transaction that writes: what was set is set `LOCAL`, the statement is this
-//! program's own, of those that read and write rows, and the application may not call `set_config`. So there is nothing
-//! of a session to take back.
+//! program's own, of those that read and write rows, and the application may not call `set_config`. A function or trigger
+//! of your own that says `SET` without `LOCAL` would leave that to whoever has the connection next: write by an ordinary
+//! transaction what calls one. (The tenant is no such setting: each transaction says its own.)
 
 use std::fmt::Write as _;
 use std::time::Duration;
