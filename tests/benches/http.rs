@@ -1,6 +1,7 @@
 //! A whole request, `GET /api/v1/musicians?limit=20`, by the platform and by a bare handler without tenancy.
 //!
-//! The platform finds the tenant by the host, checks the token and the person's authority, and reads behind the fence.
+//! The platform finds the tenant by the host, checks the token and the person's authority, counts the request by address
+//! and by tenant, opens its span as the server's logs have it, and reads behind the fence.
 //! The bare one is axum and sqlx as their guides show them: a pool, a handler, JSON; its sessions are bound to one
 //! tenant for good, so that it may read the same rows. Both are served over TCP by the same threads.
 //!
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use stagesub_server::routes::build_router;
+use stagesub_server::telemetry::{self, LogFormat};
 use stagesub_tests::bench::ground::Ground;
 use stagesub_tests::bench::plain::{LIST, Listed};
 use stagesub_tests::bench::rounds::{Candidate, Cell, interleaved, warm};
@@ -45,6 +47,8 @@ fn main() {
     let quick = std::env::args().any(|argument| argument == "quick");
     // Short ones, and many: what else the machine does then falls on both.
     let (rounds, time) = if quick { (2, 200) } else { (61, 400) };
+    // As served. Nothing is logged of a request that is answered; its span is kept for what would be.
+    let _telemetry = telemetry::install(None, LogFormat::default()).expect("nobody else logs");
     runtime(2).block_on(async {
         let ground = Ground::lay().await;
         let [bound, _] = ground.bench_logins().await;

@@ -104,11 +104,18 @@ impl TestPlatform {
         Self::start_as(settings(&fresh_databases().await, pools, Bounds::default()), serving).await
     }
 
-    /// A platform that shares its pools and its time in another way.
+    /// A platform that shares its pools and its time in another way. It counts requests as the product does, and nobody
+    /// meets a limit.
     pub async fn start_sharing(shares: PoolShares, tenant_requests_at_once: Option<NonZeroU32>) -> Self {
+        const UNMET: Option<NonZeroU32> = NonZeroU32::new(u32::MAX);
         let pools = PoolSizes { shared: 10, dedicated: 2, dedicated_pools: 50 };
         let settings = settings(&fresh_databases().await, pools, Bounds::default());
-        let limits = LimitSettings { tenant_requests_at_once, ..LimitSettings::off() };
+        let limits = LimitSettings {
+            tenant_requests_at_once,
+            requests_per_address: UNMET,
+            requests_per_tenant: UNMET,
+            ..LimitSettings::off()
+        };
         let serving = ServingSettings { limits, ..serving("", Follow::default()) };
         Self::start_as(DatabaseSettings { shares, ..settings }, serving).await
     }

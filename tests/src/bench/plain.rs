@@ -41,25 +41,26 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Reads a row by its columns' places, as the product does.
+    /// Reads a row by its columns' places, without comparing their types again, as the product and the driver's macros
+    /// do.
     ///
     /// # Errors
     /// A row of another shape.
     pub fn read(row: &PgRow) -> Result<Self, Error> {
         Ok(Self {
-            no: row.try_get(0)?,
-            first_name: row.try_get(1)?,
-            last_name: row.try_get(2)?,
-            email: row.try_get(3)?,
-            phone: row.try_get(4)?,
-            preferred_language: row.try_get(5)?,
-            local_residence: row.try_get(6)?,
-            notes: row.try_get(7)?,
-            is_active: row.try_get(8)?,
-            archived_at: row.try_get(9)?,
-            created_at: row.try_get(10)?,
-            updated_at: row.try_get(11)?,
-            qualifications: row.try_get(12)?,
+            no: row.try_get_unchecked(0)?,
+            first_name: row.try_get_unchecked(1)?,
+            last_name: row.try_get_unchecked(2)?,
+            email: row.try_get_unchecked(3)?,
+            phone: row.try_get_unchecked(4)?,
+            preferred_language: row.try_get_unchecked(5)?,
+            local_residence: row.try_get_unchecked(6)?,
+            notes: row.try_get_unchecked(7)?,
+            is_active: row.try_get_unchecked(8)?,
+            archived_at: row.try_get_unchecked(9)?,
+            created_at: row.try_get_unchecked(10)?,
+            updated_at: row.try_get_unchecked(11)?,
+            qualifications: row.try_get_unchecked(12)?,
         })
     }
 }
