@@ -36,8 +36,10 @@ pub struct InstrumentBody {
     /// Since when it is put away.
     archived_at: Option<DateTime<Utc>>,
     /// When it was made.
+    #[serde(serialize_with = "list::moment")]
     created_at: DateTime<Utc>,
     /// When it was last changed.
+    #[serde(serialize_with = "list::moment")]
     updated_at: DateTime<Utc>,
 }
 

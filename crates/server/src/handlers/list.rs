@@ -7,7 +7,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Deserializer, Serialize};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use stagesub_domain::page::{Page, Paged};
 use utoipa::ToSchema;
 
@@ -40,6 +41,12 @@ pub fn list_body<T, B>(paged: Paged<T>, map: impl FnMut(T) -> B) -> Json<ListBod
         items: paged.items.into_iter().map(map).collect(),
         next_cursor: paged.next.map(|no| encode(&no.to_string())),
     })
+}
+
+/// Writes a moment in one piece: written as `chrono` does it by itself, each digit
+/// passes through the JSON by itself, which takes more than twice as long.
+pub fn moment<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
 
 /// Reads the cursor of a list that is ordered by something else than numbers.
@@ -101,6 +108,16 @@ mod tests {
     fn a_cursor_comes_back_as_the_number_it_was_made_of() {
         let page = page(Some(10), Some(&encode("1234"))).unwrap();
         assert_eq!((page.after, page.limit()), (Some(1234), 10));
+    }
+
+    #[test]
+    fn a_moment_is_written_as_it_is_by_itself() {
+        #[derive(Serialize)]
+        struct Written(#[serde(serialize_with = "moment")] DateTime<Utc>);
+        for nanos in [0, 120_000_000, 123_456_000, 123_456_789] {
+            let at = DateTime::from_timestamp(1_800_000_000, nanos).unwrap();
+            assert_eq!(serde_json::to_value(Written(at)).unwrap(), serde_json::to_value(at).unwrap());
+        }
     }
 
     #[test]

@@ -52,8 +52,10 @@ pub struct MusicianBody {
     #[schema(example = json!(["GOT-POS-004"]))]
     qualifications: Vec<String>,
     /// When they were entered.
+    #[serde(serialize_with = "list::moment")]
     created_at: DateTime<Utc>,
     /// When they were last changed.
+    #[serde(serialize_with = "list::moment")]
     updated_at: DateTime<Utc>,
 }
 

@@ -35,8 +35,10 @@ pub struct PositionBody {
     /// Rank in the section; 1 is the top.
     hierarchy_level: i32,
     /// When it was made.
+    #[serde(serialize_with = "list::moment")]
     created_at: DateTime<Utc>,
     /// When it was last changed.
+    #[serde(serialize_with = "list::moment")]
     updated_at: DateTime<Utc>,
 }
 

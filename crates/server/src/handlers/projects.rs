@@ -44,8 +44,10 @@ pub struct ProjectBody {
     /// `planned`, `active`, `completed` or `cancelled`
     status: &'static str,
     /// When it was entered.
+    #[serde(serialize_with = "list::moment")]
     created_at: DateTime<Utc>,
     /// When it was last changed.
+    #[serde(serialize_with = "list::moment")]
     updated_at: DateTime<Utc>,
 }
 
