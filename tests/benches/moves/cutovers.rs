@@ -35,6 +35,8 @@ pub(crate) struct Large {
     pub(crate) steps: String,
     /// The clients' longest wait while rows were copied and compared.
     pub(crate) stall: Duration,
+    /// The same where nothing moved, before the first move and between two: what the machine does by itself.
+    pub(crate) calm: Duration,
     /// How long that took, each time.
     pub(crate) fillings: Vec<Duration>,
     /// The neighbours' rate while a move copied and compared, over that right before it: the mean over the moves.
@@ -108,6 +110,8 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
     large.steps = timeline.describe();
     let stalls = fillings.iter().map(|(from, to)| history.longest_within(*from, *to));
     large.stall = stalls.max().unwrap_or_default();
+    let calm = rests.iter().map(|(from, to)| history.longest_within(*from, *to));
+    large.calm = calm.max().unwrap_or_default();
     let first = rate(&theirs, &rests[..1]);
     large.others = beside(&theirs, &rests, &fillings);
     println!(
