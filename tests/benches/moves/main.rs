@@ -100,8 +100,8 @@ fn main() -> ExitCode {
     for name in ["fsync", "synchronous_commit", "full_page_writes"] {
         Cluster::set(name, flushed);
     }
-    // As servers are set that tenants of this size live on. Three of them share one disk: with what PostgreSQL is set to by
-    // itself they write most pages again and again.
+    // As servers are set that tenants of this size live on: they write a page once in a while and not at each eviction, and
+    // three of them share one disk.
     for (name, value) in [
         ("shared_buffers", "1GB"),
         ("max_wal_size", "4GB"),
