@@ -145,21 +145,11 @@ impl PgDataPlane {
 
     /// Sends a word through the stream that the cutover depends on, and waits for it.
     pub(super) async fn round_trip(&self, moved: &Move, running: &mut Running) -> Result<Lag, PlaneError> {
-        let way = way(moved);
         let began = Instant::now();
-        let number = running.next_mark(way);
-        let mut session = self.session(moved, running, from(way)).await?;
-        write_mark(moved, session.conn(), way, number).await?;
-        running.put(from(way), session);
-        if let Some(flow) = running.flow(way) {
-            flow.wake();
-        }
-        passed(running, way, number).await?;
+        self.send_word(moved, running, way(moved)).await?;
         Ok(Lag { round_trip: began.elapsed() })
     }
-}
 
-impl PgDataPlane {
     /// Sees that nobody wrote where the tenant is not served, until now: the opposite stream brings everything that was
     /// written there, and ends at what the move did not write itself. Left unseen, it would be taken for the tenant's own
     /// once the tenant is served there.
@@ -168,19 +158,23 @@ impl PgDataPlane {
         moved: &Move,
         running: &mut Running,
     ) -> Result<(), PlaneError> {
-        let back = opposite(way(moved));
-        let number = running.next_mark(back);
-        let mut session = self.session(moved, running, from(back)).await?;
-        write_mark(moved, session.conn(), back, number).await?;
-        running.put(from(back), session);
-        if let Some(flow) = running.flow(back) {
+        self.send_word(moved, running, opposite(way(moved))).await
+    }
+
+    /// Leaves a mark in the stream this way, and waits until it has passed, with everything that was written before.
+    async fn send_word(&self, moved: &Move, running: &mut Running, way: Direction) -> Result<(), PlaneError> {
+        let number = running.next_mark(way);
+        let mut session = self.session(moved, running, from(way)).await?;
+        write_mark(moved, session.conn(), way, number).await?;
+        running.put(from(way), session);
+        if let Some(flow) = running.flow(way) {
             flow.wake();
         }
-        passed(running, back, number).await
+        passed(running, way, number).await
     }
 }
 
-/// The same, of what the opposite stream has brought by now; nothing is waited for.
+/// As [`PgDataPlane::nobody_wrote_there`], of what the opposite stream has brought by now; nothing is waited for.
 pub(super) async fn nobody_was_seen_there(moved: &Move, running: &mut Running) -> Result<(), PlaneError> {
     let flow = running.flow_mut(opposite(way(moved)));
     match flow.take() {
