@@ -26,7 +26,7 @@ use stagesub_domain::ports::hot_lists::MockHotLists;
 use stagesub_domain::ports::musicians::MockMusicianRepository;
 use stagesub_domain::ports::quotas::{MockQuotaRepository, Quota};
 use stagesub_domain::ports::registry::{
-    MockPersonRegistry, MockTenantDatabases, MockTenantRegistry, TenantAccount,
+    MockPersonRegistry, MockTenantDatabases, MockTenantRegistry, TenantAccount, TenantProfile,
 };
 use stagesub_domain::ports::settings::MockSettingsRepository;
 use stagesub_domain::ports::{HotLists, MockUnitOfWork, MockUnitOfWorkFactory, Units};
@@ -139,6 +139,8 @@ fn parts_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> P
     let mut tenants = MockTenantRegistry::new();
     tenants.expect_list().returning(|_, _, _| Ok(Paged { items: Vec::new(), next: None }));
     tenants.expect_find().returning(|id| Ok(Some(account(id))));
+    tenants.expect_exists().returning(|_| Ok(true));
+    tenants.expect_find_profile().returning(|id| Ok(Some(profile(id))));
     tenants.expect_change().returning(|_, _, _| Ok(None));
     tenants.expect_set_status().returning(|_, _, _, _| Ok(false));
     tenants.expect_code_is_taken().returning(|_| Ok(false));
@@ -190,6 +192,21 @@ fn account(id: TenantId) -> TenantAccount {
         version: 1,
         created_at: now(),
         updated_at: now(),
+    }
+}
+
+/// What its own people see of it.
+fn profile(id: TenantId) -> TenantProfile {
+    let TenantAccount { code, name, subdomain, tier, .. } = account(id);
+    TenantProfile {
+        id,
+        code,
+        name,
+        subdomain,
+        tier,
+        trial_ends_at: None,
+        subscription_ends_at: None,
+        custom_branding: None,
     }
 }
 

@@ -50,6 +50,27 @@ pub struct TenantAccount {
     pub updated_at: DateTime<Utc>,
 }
 
+/// What a tenant's own people see of its record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantProfile {
+    /// Its identity.
+    pub id: TenantId,
+    /// Prefix of its ids.
+    pub code: TenantCode,
+    /// Its name.
+    pub name: String,
+    /// Its host label.
+    pub subdomain: Subdomain,
+    /// What it subscribes to.
+    pub tier: Tier,
+    /// End of the trial.
+    pub trial_ends_at: Option<DateTime<Utc>>,
+    /// End of the paid subscription.
+    pub subscription_ends_at: Option<DateTime<Utc>>,
+    /// Logo, colours, fonts.
+    pub custom_branding: Option<serde_json::Value>,
+}
+
 impl TenantAccount {
     /// Whether people may use it at `now`: derived from its status and dates.
     #[must_use]
@@ -175,6 +196,10 @@ pub trait TenantRegistry: Send + Sync {
     async fn reserve(&self, tenant: &NewTenant, audit: &AuditEntry) -> Result<Reservation, StoreError>;
     /// Finds one.
     async fn find(&self, id: TenantId) -> Result<Option<TenantAccount>, StoreError>;
+    /// Finds what its own people see of one.
+    async fn find_profile(&self, id: TenantId) -> Result<Option<TenantProfile>, StoreError>;
+    /// Whether there is one.
+    async fn exists(&self, id: TenantId) -> Result<bool, StoreError>;
     /// Finds one by subdomain.
     async fn find_by_subdomain(&self, subdomain: &Subdomain) -> Result<Option<TenantAccount>, StoreError>;
     /// Whether a tenant has, or ever had, this code.

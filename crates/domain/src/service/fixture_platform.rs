@@ -16,7 +16,7 @@ use crate::idempotency::{Asked, is_over};
 use crate::page::Paged;
 use crate::ports::registry::{
     DedicatedPlace, NewMember, NewTenant, Reservation, TenantAccount, TenantChange, TenantDatabases,
-    TenantFilter, TenantRegistry,
+    TenantFilter, TenantProfile, TenantRegistry,
 };
 use crate::ports::{UnitOfWork, Units};
 use crate::service::fixture::moment;
@@ -129,6 +129,24 @@ impl TenantRegistry for World {
 
     async fn find(&self, id: TenantId) -> Result<Option<TenantAccount>, StoreError> {
         Ok(self.state().accounts.get(&id).map(|(account, _)| account.clone()))
+    }
+
+    async fn find_profile(&self, id: TenantId) -> Result<Option<TenantProfile>, StoreError> {
+        let found = self.find(id).await?;
+        Ok(found.map(|account| TenantProfile {
+            id,
+            code: account.code,
+            name: account.name,
+            subdomain: account.subdomain,
+            tier: account.tier,
+            trial_ends_at: account.trial_ends_at,
+            subscription_ends_at: account.subscription_ends_at,
+            custom_branding: account.custom_branding,
+        }))
+    }
+
+    async fn exists(&self, id: TenantId) -> Result<bool, StoreError> {
+        Ok(self.find(id).await?.is_some())
     }
 
     async fn find_by_subdomain(&self, subdomain: &Subdomain) -> Result<Option<TenantAccount>, StoreError> {

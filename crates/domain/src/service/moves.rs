@@ -226,7 +226,9 @@ pub async fn list_moves(
     let page = match of {
         None => moving.moves.list(after, limit).await,
         Some(tenant) => {
-            get_tenant(moving.tenants, tenant).await?;
+            if !moving.tenants.exists(tenant).await? {
+                return Err(UseCaseError::UnknownTenant);
+            }
             moving.moves.list_of(tenant, after, limit).await
         }
     };

@@ -80,23 +80,23 @@ pub async fn show_tenant(
     caller: TenantCaller,
 ) -> Result<Json<TenantBody>, Problem> {
     caller.may(Permission::ReadOrchestra)?;
-    let account = {
+    let profile = {
         let _turn = state.limits.registry_for(caller.scope.tenant_id()).await?;
-        state.tenants.find(caller.scope.tenant_id()).await?.ok_or_else(Problem::not_found)?
+        state.tenants.find_profile(caller.scope.tenant_id()).await?.ok_or_else(Problem::not_found)?
     };
     caller.take_turn(&state).await?;
     let mut unit = state.units.begin(&caller.scope, Access::Read).await?;
     let usage = list_usage(&mut *unit).await?;
     unit.commit().await?;
     Ok(Json(TenantBody {
-        id: account.id.as_uuid(),
-        name: account.name,
-        code: account.code.to_string(),
-        subdomain: account.subdomain.to_string(),
-        subscription: account.tier.as_str(),
-        trial_ends_at: account.trial_ends_at,
-        subscription_ends_at: account.subscription_ends_at,
-        custom_branding: account.custom_branding,
+        id: profile.id.as_uuid(),
+        name: profile.name,
+        code: profile.code.to_string(),
+        subdomain: profile.subdomain.to_string(),
+        subscription: profile.tier.as_str(),
+        trial_ends_at: profile.trial_ends_at,
+        subscription_ends_at: profile.subscription_ends_at,
+        custom_branding: profile.custom_branding,
         limits: LimitsBody {
             musicians: limit(&usage, Resource::Musicians)?,
             active_projects: limit(&usage, Resource::ActiveProjects)?,

@@ -7,7 +7,7 @@ use stagesub_domain::audit::AuditEntry;
 use stagesub_domain::error::StoreError;
 use stagesub_domain::page::Paged;
 use stagesub_domain::ports::registry::{
-    NewTenant, Reservation, TenantAccount, TenantChange, TenantFilter, TenantRegistry,
+    NewTenant, Reservation, TenantAccount, TenantChange, TenantFilter, TenantProfile, TenantRegistry,
 };
 use stagesub_domain::role::Role;
 use stagesub_domain::subscription::{Limits, Tier};
@@ -187,6 +187,39 @@ impl TenantRegistry for PgTenantRegistry {
 
     async fn find(&self, id: TenantId) -> Result<Option<TenantAccount>, StoreError> {
         find(self.registry.control(), id).await
+    }
+
+    async fn find_profile(&self, id: TenantId) -> Result<Option<TenantProfile>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT code, name, subdomain, subscription, trial_ends_at, subscription_ends_at, custom_branding
+            FROM registry.tenants WHERE id = $1",
+            id.as_uuid()
+        )
+        .fetch_optional(self.registry.control())
+        .await
+        .map_err(store_error)?;
+        let Some(row) = row else { return Ok(None) };
+        let corrupt = || StoreError::Corrupt { table: "registry.tenants", id: id.to_string() };
+        Ok(Some(TenantProfile {
+            id,
+            code: row.code.parse().map_err(|_| corrupt())?,
+            name: row.name,
+            subdomain: row.subdomain.parse().map_err(|_| corrupt())?,
+            tier: row.subscription.parse().map_err(|_| corrupt())?,
+            trial_ends_at: row.trial_ends_at,
+            subscription_ends_at: row.subscription_ends_at,
+            custom_branding: row.custom_branding,
+        }))
+    }
+
+    async fn exists(&self, id: TenantId) -> Result<bool, StoreError> {
+        sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM registry.tenants WHERE id = $1) AS "exists!""#,
+            id.as_uuid()
+        )
+        .fetch_one(self.registry.control())
+        .await
+        .map_err(store_error)
     }
 
     async fn find_by_subdomain(&self, subdomain: &Subdomain) -> Result<Option<TenantAccount>, StoreError> {

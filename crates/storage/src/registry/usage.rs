@@ -137,7 +137,7 @@ impl UsageLedger for PgUsageLedger {
             SELECT now(), 'tenant', t.id, t.code, t.subdomain, l.most, l.database_us, l.pool_wait_us, l.transactions,
                 l.statements, l.rows
             FROM listed AS l
-            CROSS JOIN LATERAL (SELECT * FROM registry.tenants WHERE id = l.tenant_id OFFSET 0) AS t
+            CROSS JOIN LATERAL (SELECT id, code, subdomain FROM registry.tenants WHERE id = l.tenant_id OFFSET 0) AS t
             ORDER BY 2 DESC, 6 DESC, 3"#,
             hours,
             by.as_str(),

@@ -86,6 +86,8 @@ impl World {
     fn tenants(&self) -> MockTenantRegistry {
         let mut tenants = MockTenantRegistry::new();
         let account = self.account.clone();
+        let known = account.id;
+        tenants.expect_exists().returning(move |id| Ok(id == known));
         tenants.expect_find().returning(move |id| Ok((id == account.id).then(|| account.clone())));
         tenants
     }
