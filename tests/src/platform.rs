@@ -25,6 +25,7 @@ use stagesub_server::state::AppState;
 use stagesub_server::wiring::Platform;
 use stagesub_storage::databases::AllowedHosts;
 use stagesub_storage::doctor::Expectations;
+use stagesub_storage::moves::plane::Burden;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::{Addressed, HostPolicy, TenantId, TenantScope};
 use tokio::sync::OnceCell;
@@ -472,6 +473,7 @@ pub(crate) fn settings(registry: &ConnectionTarget, pools: PoolSizes, bounds: Bo
         one_message_reads: true,
         expected: Expectations::default(),
         allowed: AllowedHosts::default(),
+        burden: Burden::default(),
     }
 }
 

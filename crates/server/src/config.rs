@@ -16,6 +16,7 @@ use serde::Deserialize;
 use stagesub_storage::databases::{AllowedHosts, InvalidHosts};
 use stagesub_storage::doctor::Expectations;
 use stagesub_storage::migrate::{DatabaseTargets, MigrateOptions};
+use stagesub_storage::moves::plane::Burden;
 use stagesub_storage::seal::KeyRing;
 use stagesub_storage::target::ConnectionTarget;
 use stagesub_tenancy::{HostPolicy, InvalidProxies, TrustedProxies};
@@ -30,7 +31,7 @@ mod one_message;
 mod own_data;
 
 pub use bounds::Bounds;
-pub use moves::MoveSettings;
+pub use moves::{MoveSettings, burden};
 pub use one_message::one_message_reads;
 pub use own_data::{expectations, reference_table};
 
@@ -119,6 +120,8 @@ pub struct RawConfig {
     pub stagesub_moves_at_once: Option<u32>,
     /// `STAGESUB_MOVES_KEPT`
     pub stagesub_moves_kept: Option<u32>,
+    /// `STAGESUB_MOVE_LOG_GIB`
+    pub stagesub_move_log_gib: Option<u32>,
     /// `STAGESUB_SHUTDOWN_SECS`
     pub stagesub_shutdown_secs: Option<u64>,
     /// `STAGESUB_REGISTRY_LISTEN`
@@ -171,6 +174,7 @@ const VARIABLES: &[&str] = &[
     "STAGESUB_TRUSTED_ROLES",
     "STAGESUB_MOVES_AT_ONCE",
     "STAGESUB_MOVES_KEPT",
+    "STAGESUB_MOVE_LOG_GIB",
     "STAGESUB_SHUTDOWN_SECS",
     "STAGESUB_REGISTRY_LISTEN",
     "STAGESUB_LOG",
@@ -377,6 +381,8 @@ pub struct DatabaseSettings {
     pub expected: Expectations,
     /// Which servers may be named for databases of tenants.
     pub allowed: AllowedHosts,
+    /// What a move may have its source keep.
+    pub burden: Burden,
 }
 
 impl DatabaseSettings {
@@ -396,6 +402,7 @@ impl DatabaseSettings {
             one_message_reads: one_message_reads(raw)?,
             expected: expectations(raw)?,
             allowed: database_hosts(raw)?,
+            burden: burden(raw)?,
         })
     }
 }

@@ -155,7 +155,7 @@ impl Platform {
             authority,
             invalidate: Arc::new(move |tenant: TenantId| invalidated.invalidate(tenant)),
             invalidate_person: Arc::new(move |user: Uuid| revoked.invalidate(&[user])),
-            moves: Moves::new(&registry, Arc::clone(&logins) as _, &databases.expected),
+            moves: Moves::new(&registry, Arc::clone(&logins) as _, &databases.expected, databases.burden),
             database_url: databases.database_url,
             keys,
             expected: databases.expected,

@@ -18,7 +18,6 @@
 //! - [`target`] connection strings taken apart; [`seal`] kept secret; [`logins`] who knows them
 //! - [`moves`] takes a tenant from one database to another while it is in use
 //! - [`prove`] attacks a database's isolation, and shows that the attacks would succeed without its guards
-//! - [`moves`] takes a tenant's rows to another database
 //! - [`directory`] where each tenant is; [`registry`] the platform's own records
 //! - [`service`] all of it for a service of somebody's own, set up and wired
 //!

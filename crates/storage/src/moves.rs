@@ -18,6 +18,41 @@
 //!
 //! Nothing here decides where a tenant is: that is one row of the registry.
 //!
+//! # A node that drives moves
+//!
+//! Any node may; a move is one node's at a time, and another's when that one dies. What is to be moved is begun in the
+//! registry, by whoever may, and driven from there:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use stagesub_storage::logins::DatabaseLogins;
+//! use stagesub_storage::moves::plan::Contents;
+//! use stagesub_storage::moves::plane::{PgDataPlane, PlaneSettings};
+//! use stagesub_storage::registry::RegistryPools;
+//! use stagesub_storage::registry::moves::PgMoveRegistry;
+//! use stagesub_tenancy::NodeId;
+//! use stagesub_tenancy::moves::{MoveRegistry, Mover, MoverSettings};
+//!
+//! async fn drive(registry: RegistryPools, logins: Arc<dyn DatabaseLogins>, node: NodeId) {
+//!     let moves: Arc<dyn MoveRegistry> = Arc::new(PgMoveRegistry::new(registry));
+//!     let contents = Contents { schemas: vec!["billing".to_owned()], reference_tables: Vec::new() };
+//!     let plane = PgDataPlane::new(logins, Arc::clone(&moves), contents, PlaneSettings::default());
+//!     let mover = Mover::new(moves, Arc::new(plane), node, MoverSettings::default());
+//!     loop {
+//!         match mover.step().await {
+//!             Ok(Some(driven)) => tracing::info!(?driven, "a move was driven"),
+//!             Ok(None) => tokio::time::sleep(Duration::from_secs(1)).await,
+//!             Err(error) => {
+//!                 tracing::warn!(error = &error as &dyn std::error::Error, "no move was claimed");
+//!                 tokio::time::sleep(Duration::from_secs(1)).await;
+//!             }
+//!         }
+//!     }
+//! }
+//! ```
+//!
 //! # Invariants
 //!
 //! - Everything runs as the mover (`stagesub_mover`), on sessions of its own.

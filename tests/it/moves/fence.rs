@@ -182,12 +182,23 @@ async fn a_fence_is_written_at_its_epoch_or_not_at_all() {
         assert!(lost(open(&mut mover, tenant, earlier).await));
     }
     assert!(lost(retire(&mut mover, tenant, AFTER).await));
+    for later in [4, 6] {
+        let other = reopen(&mut mover, tenant, PlacementEpoch(later)).await;
+        assert!(lost(other), "it was not closed, and not at {}", later - 2);
+    }
     assert_eq!(row(&lab, tenant).await, "active 3");
 
     // And moved.
     exclusive.close(AFTER, &mark()).await.unwrap();
     for _ in 0..2 {
         retire(&mut mover, tenant, PlacementEpoch(4)).await.unwrap();
+    }
+    assert_eq!(row(&lab, tenant).await, "moved 4");
+    for later in [4, 5, 6] {
+        assert!(
+            lost(reopen(&mut mover, tenant, PlacementEpoch(later)).await),
+            "the tenant has gone: {later}"
+        );
     }
     assert_eq!(row(&lab, tenant).await, "moved 4");
     let stranger = TenantId::from_uuid(Uuid::now_v7());

@@ -74,6 +74,10 @@ impl DataPlane for Paper {
         Ok(())
     }
 
+    async fn bearable(&self, _moved: &Move) -> Result<(), PlaneError> {
+        Ok(())
+    }
+
     async fn catch_up(&self, _moved: &Move) -> Result<Lag, PlaneError> {
         Ok(Lag { round_trip: Duration::from_millis(1) })
     }

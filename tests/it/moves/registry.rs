@@ -499,6 +499,42 @@ async fn what_is_asked_of_a_move_fits_its_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_can_never_be_had_is_taken_back_and_told_unless_something_else_is_asked_by_now() {
+    let mut desk = Desk::new().await;
+    let mut held = desk.fenced("GOT").await;
+    let (id, tenant) = (held.moved.id, held.moved.tenant);
+    held.moved = made(desk.moves.decide(&held).await);
+    desk.advanced(&mut held, Active).await;
+    assert_eq!(
+        desk.moves.withdraw(&held, Request::Back, "barred").await.unwrap(),
+        None,
+        "nobody asks for it"
+    );
+    let asked = desk.moves.request(id, Request::Back, Requester::Platform).await.unwrap();
+    assert!(matches!(asked, Requested::Accepted(_)), "{asked:?}");
+    let stale = Held { node: node(), ..held.clone() };
+    assert_eq!(desk.moves.withdraw(&stale, Request::Back, "barred").await.unwrap(), None);
+    let withdrawn = desk.moves.withdraw(&held, Request::Back, "barred").await.unwrap().unwrap();
+    assert_eq!(
+        (withdrawn.state, withdrawn.wanted, withdrawn.error.as_deref()),
+        (Active, None, Some("barred"))
+    );
+    assert_eq!(desk.located(tenant).await.epoch, PlacementEpoch(6), "the tenant is where it was");
+
+    for request in [Request::Back, Request::Finish] {
+        let asked = desk.moves.request(id, request, Requester::Platform).await.unwrap();
+        assert!(matches!(asked, Requested::Accepted(_)), "{asked:?}");
+    }
+    assert_eq!(desk.moves.withdraw(&held, Request::Back, "late").await.unwrap(), None);
+    let found = desk.moves.find(id).await.unwrap().unwrap();
+    assert_eq!((found.wanted, found.error.as_deref()), (Some(Request::Finish), Some("barred")));
+    assert_eq!(
+        desk.log(tenant).await[2..4],
+        ["system move_ask_back move 6 active", "system move_stay move 6 active"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_move_ends_when_what_it_planned_is_removed_and_the_next_may_begin_then() {
     let mut desk = Desk::new().await;
     let (tenant, own) = desk.tenant("GOT").await;

@@ -155,9 +155,10 @@ impl Driving {
         DrivingNode { task, frost }
     }
 
-    /// Begins a move at full speed.
-    pub async fn begin(&self, tenant: TenantId, to: &Place, path: MovePath) -> MoveId {
-        let new = NewMove {
+    /// A move at full speed that has not begun.
+    #[must_use]
+    pub fn wanted(&self, tenant: TenantId, to: &Place, path: MovePath) -> NewMove {
+        NewMove {
             id: MoveId::from_uuid(Uuid::now_v7()),
             tenant,
             target: to.id,
@@ -165,8 +166,12 @@ impl Driving {
             prefix: MovePrefix::from_bytes(random()),
             by: Requester::Platform,
             pace: None,
-        };
-        self.begin_as(&new).await
+        }
+    }
+
+    /// Begins a move at full speed.
+    pub async fn begin(&self, tenant: TenantId, to: &Place, path: MovePath) -> MoveId {
+        self.begin_as(&self.wanted(tenant, to, path)).await
     }
 
     /// Begins a move.

@@ -212,6 +212,15 @@ impl MoveRegistry for Watched {
         Ok(stepped)
     }
 
+    async fn withdraw(
+        &self,
+        held: &Held,
+        request: Request,
+        why: &str,
+    ) -> Result<Option<Move>, MoveRegistryError> {
+        self.inner.withdraw(held, request, why).await
+    }
+
     async fn get_ready(&self, held: &Held) -> Result<(), MoveRegistryError> {
         self.inner.get_ready(held).await
     }

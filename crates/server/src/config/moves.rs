@@ -1,5 +1,6 @@
 //! Settings of moves.
 
+use stagesub_storage::moves::plane::Burden;
 use stagesub_tenancy::moves::MoverSettings;
 
 use super::{ConfigError, RawConfig};
@@ -31,21 +32,38 @@ impl MoveSettings {
     /// Reads them.
     pub fn from_raw(raw: &RawConfig) -> Result<Self, ConfigError> {
         let default = Self::default();
-        let within = |variable, value: Option<u32>, default, least, most| match value {
-            None => Ok(default),
-            Some(value) if (least..=most).contains(&value) => Ok(value),
-            Some(value) => Err(ConfigError::OutOfRange {
-                variable,
-                value: value.into(),
-                least: least.into(),
-                most: most.into(),
-            }),
-        };
         Ok(Self {
             at_once: within("STAGESUB_MOVES_AT_ONCE", raw.stagesub_moves_at_once, default.at_once, 0, 64)?,
             kept: within("STAGESUB_MOVES_KEPT", raw.stagesub_moves_kept, default.kept, 1, 1000)?,
             ..default
         })
+    }
+}
+
+/// What a move may have its source keep: a whole number of GiB.
+pub fn burden(raw: &RawConfig) -> Result<Burden, ConfigError> {
+    let default = Burden::default();
+    let Some(gib) = raw.stagesub_move_log_gib else { return Ok(default) };
+    let gib = within("STAGESUB_MOVE_LOG_GIB", Some(gib), gib, 1, 1_000_000)?;
+    Ok(Burden { most: u64::from(gib) << 30, ..default })
+}
+
+fn within(
+    variable: &'static str,
+    value: Option<u32>,
+    default: u32,
+    least: u32,
+    most: u32,
+) -> Result<u32, ConfigError> {
+    match value {
+        None => Ok(default),
+        Some(value) if (least..=most).contains(&value) => Ok(value),
+        Some(value) => Err(ConfigError::OutOfRange {
+            variable,
+            value: value.into(),
+            least: least.into(),
+            most: most.into(),
+        }),
     }
 }
 
@@ -60,6 +78,19 @@ mod tests {
             ..RawConfig::default()
         };
         MoveSettings::from_raw(&raw).map(|settings| (settings.at_once, settings.kept))
+    }
+
+    #[test]
+    fn a_source_may_keep_so_much_and_no_less_than_one_gib() {
+        let read = |gib| {
+            let raw = RawConfig { stagesub_move_log_gib: Some(gib), ..RawConfig::default() };
+            burden(&raw).map(|burden| burden.most)
+        };
+        assert_eq!(read(3).unwrap(), 3 * 1024 * 1024 * 1024);
+        assert_eq!(burden(&RawConfig::default()).unwrap(), Burden::default());
+        for gib in [0, 1_000_001] {
+            assert!(matches!(read(gib), Err(ConfigError::OutOfRange { .. })), "{gib}");
+        }
     }
 
     #[test]

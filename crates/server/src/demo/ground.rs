@@ -18,8 +18,8 @@ use super::report::APP_DOMAIN;
 use super::secrets::Secrets;
 use crate::config::{
     Bounds, ConfigError, ConnectionSettings, DatabaseSettings, LimitSettings, MigrateSettings, MoveSettings,
-    PoolShares, RawConfig, ServingSettings, SuperadminSettings, database_hosts, expectations, metrics_listen,
-    one_message_reads, pool_sizes,
+    PoolShares, RawConfig, ServingSettings, SuperadminSettings, burden, database_hosts, expectations,
+    metrics_listen, one_message_reads, pool_sizes,
 };
 use crate::jobs::changes::Follow;
 use crate::problem::error_chain;
@@ -79,6 +79,7 @@ impl Ground {
                     one_message_reads: one_message_reads(raw)?,
                     expected: expectations(raw)?,
                     allowed: database_hosts(raw)?,
+                    burden: burden(raw)?,
                 },
                 registry_admin: cluster.admin().clone(),
                 shared_admin: None,

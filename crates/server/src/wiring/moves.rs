@@ -8,7 +8,7 @@ use stagesub_domain::service::moves::Moving;
 use stagesub_storage::doctor::Expectations;
 use stagesub_storage::logins::DatabaseLogins;
 use stagesub_storage::moves::plan::Contents;
-use stagesub_storage::moves::plane::{PgDataPlane, PlaneSettings};
+use stagesub_storage::moves::plane::{Burden, PgDataPlane, PlaneSettings};
 use stagesub_storage::moves::survey::PgSurveyor;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::move_desk::PgMoveDesk;
@@ -41,6 +41,7 @@ impl Moves {
         registry: &RegistryPools,
         logins: Arc<dyn DatabaseLogins>,
         expected: &Expectations,
+        burden: Burden,
     ) -> Self {
         let contents = Contents {
             schemas: expected.data_schemas().to_vec(),
@@ -56,7 +57,7 @@ impl Moves {
                 Arc::clone(&logins),
                 moves,
                 contents.clone(),
-                PlaneSettings::default(),
+                PlaneSettings { burden, ..PlaneSettings::default() },
             )),
             surveyor: Arc::new(PgSurveyor::new(logins, contents)),
             begun,

@@ -302,10 +302,12 @@ pub async fn open(
     one(opened.rows_affected(), epoch)
 }
 
-/// Opens the tenant on the source again, at the epoch that giving the move up handed out. Idempotent.
+/// Opens the tenant on the source again, at the epoch that giving the move up handed out, which is the second after the
+/// one that it served. Idempotent.
 ///
 /// # Errors
-/// [`FenceError::Lost`] when the row is at a later epoch, or not there.
+/// [`FenceError::Lost`] when the row is neither active there nor closed by this move, or is not there: a database that
+/// served the tenant at another time only, as one that was restored, is not opened.
 pub async fn reopen(
     session: &mut PgConnection,
     tenant: TenantId,
@@ -313,7 +315,8 @@ pub async fn reopen(
 ) -> Result<(), FenceError> {
     let opened = sqlx::query!(
         "UPDATE app.tenant_fence SET state = 'active', epoch = $2, updated_at = now()
-         WHERE tenant_id = $1 AND (epoch < $2 OR epoch = $2 AND state = 'active')",
+         WHERE tenant_id = $1 AND (state = 'active' AND (epoch = $2 OR epoch + 2 = $2)
+            OR state = 'moving' AND epoch + 1 = $2)",
         tenant.as_uuid(),
         epoch.0
     )

@@ -7,6 +7,7 @@
 //!   flow         one stream and whoever applies it, in the background                       plane::flow
 //!   logs         the same where nothing is decoded: triggers instead of slots         plane::logs
 //!   comparing    everything once, then what changed since                                   plane::comparing
+//!   burden       how much a server keeps for a move, and what is too much                  plane::burden
 //!   stamp        whether the tables are as they were, asked under the lock
 //!   cutover      lock, fence, applied, equal; activate, unlock; reopen                      plane::cutover
 //!   tidying      ending older sessions; removing what was made                              plane::tidying
@@ -24,6 +25,7 @@
 //! - The stream from the side that serves carries the tenant's writes; on the other one there must be none, and one
 //!   ends the move. The two change places before the other side is opened.
 
+mod burden;
 mod comparing;
 mod cutover;
 mod ends;
@@ -49,6 +51,7 @@ use crate::logins::DatabaseLogins;
 use crate::moves::copy::{CopySettings, SpillRoom};
 use crate::moves::pace::Pace;
 use crate::moves::plan::Contents;
+pub use burden::Burden;
 use running::Running;
 
 /// How the engine goes about it.
@@ -66,6 +69,8 @@ pub struct PlaneSettings {
     pub readers: Duration,
     /// Where rows lie that all moves together have read and not written yet.
     pub spill: SpillRoom,
+    /// What each of them may have its source keep.
+    pub burden: Burden,
 }
 
 impl Default for PlaneSettings {
@@ -76,6 +81,7 @@ impl Default for PlaneSettings {
             patience: Duration::from_secs(5),
             readers: Duration::from_mins(2),
             spill: SpillRoom::default(),
+            burden: Burden::default(),
         }
     }
 }
@@ -168,7 +174,8 @@ impl DataPlane for PgDataPlane {
     async fn copy(&self, moved: &Move, progress: CopyProgress) -> Result<(), PlaneError> {
         let running = self.of(moved);
         let mut running = running.lock().await;
-        self.copy_rows(moved, &mut running, &progress).await
+        let ends = self.ends(moved, &mut running).await?;
+        self.while_bearable(moved, &ends, self.copy_rows(moved, &mut running, &progress)).await
     }
 
     async fn resume(&self, moved: &Move) -> Result<(), PlaneError> {
@@ -177,21 +184,28 @@ impl DataPlane for PgDataPlane {
         self.resume_flows(moved, &mut running).await
     }
 
+    async fn bearable(&self, moved: &Move) -> Result<(), PlaneError> {
+        self.look_at_burden(moved).await
+    }
+
     async fn catch_up(&self, moved: &Move) -> Result<Lag, PlaneError> {
         let running = self.of(moved);
         let mut running = running.lock().await;
+        self.still_bearable(moved, &mut running).await?;
         self.round_trip(moved, &mut running).await
     }
 
     async fn verify(&self, moved: &Move) -> Result<Verdict, PlaneError> {
         let running = self.of(moved);
         let mut running = running.lock().await;
-        self.compare(moved, &mut running).await
+        let ends = self.ends(moved, &mut running).await?;
+        self.while_bearable(moved, &ends, self.compare(moved, &mut running)).await
     }
 
     async fn settle(&self, moved: &Move) -> Result<u64, PlaneError> {
         let running = self.of(moved);
         let mut running = running.lock().await;
+        self.still_bearable(moved, &mut running).await?;
         self.compare_changed(moved, &mut running).await
     }
 

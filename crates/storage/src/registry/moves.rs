@@ -285,6 +285,31 @@ impl MoveRegistry for PgMoveRegistry {
         Ok(Some(moved))
     }
 
+    async fn withdraw(
+        &self,
+        held: &Held,
+        request: Request,
+        why: &str,
+    ) -> Result<Option<Move>, MoveRegistryError> {
+        let mut tx = self.start().await?;
+        let row = moves_returning!(
+            "UPDATE registry.moves AS m SET wanted = NULL, error = $5, updated_at = now()
+            WHERE m.id = $1 AND m.owner = $2 AND m.token = $3 AND m.wanted = $4 AND m.ended_at IS NULL",
+            held.moved.id.as_uuid(),
+            held.node.as_uuid(),
+            held.token.0,
+            request.as_str(),
+            cut(why)
+        );
+        let Some(moved) = found(row.fetch_optional(&mut *tx).await.map_err(unavailable)?)? else {
+            undo(tx).await?;
+            return Ok(None);
+        };
+        rows::record(&mut tx, &moved, Requester::Platform, Said::Withdrawn).await?;
+        commit(tx).await?;
+        Ok(Some(moved))
+    }
+
     async fn get_ready(&self, held: &Held) -> Result<(), MoveRegistryError> {
         decide::get_ready(self, held).await
     }

@@ -384,7 +384,10 @@ impl Drive<'_> {
         if severed.is_ok() {
             self.reach(Point::Severed).await;
         }
-        let end = self.end_without_other();
+        let end = match &severed {
+            Ok(()) => None,
+            Err(_) => self.end_without_other().await,
+        };
         match self.state() {
             MoveState::Fence | MoveState::Back => {
                 self.settle_cutover("its mover did not finish it", true).await?;
@@ -403,9 +406,9 @@ impl Drive<'_> {
         }
         let Err(away) = severed else { return Ok(()) };
         match end {
-            Some(end) if end == self.state() => Ok(()),
-            Some(MoveState::Aborted) => self.abort("it was asked for").await,
-            Some(end) => self.advance(end, Note::default()).await,
+            Some((end, _)) if end == self.state() => Ok(()),
+            Some((MoveState::Aborted, why)) => self.abort(&why).await,
+            Some((end, _)) => self.advance(end, Note::default()).await,
             None => {
                 self.forward(None).await?;
                 Err(away)
@@ -442,19 +445,28 @@ impl Drive<'_> {
         }
     }
 
-    /// The end that the move comes to while the side that does not serve may be out of reach, for ever perhaps: it has
-    /// come there, or somebody asks for it. What is left at that side is removed when it is back.
-    fn end_without_other(&self) -> Option<MoveState> {
+    /// The end that the move comes to while the side that does not serve may be out of reach, for ever perhaps, and why: it
+    /// has come there, somebody asks for it, or the source cannot wait any longer. What is left at that side is removed when
+    /// it is back.
+    async fn end_without_other(&self) -> Option<(MoveState, String)> {
+        let asked_for = || "it was asked for".to_owned();
         let state = self.state();
         if self.away(self.held.moved.serving()).is_some() {
             return None;
         }
         if state.is_over() {
-            Some(state)
+            Some((state, asked_for()))
         } else if state.may_abort() && self.wants(Request::Abort) {
-            Some(MoveState::Aborted)
+            Some((MoveState::Aborted, asked_for()))
         } else if state == MoveState::Active && self.wants(Request::Finish) {
-            Some(MoveState::Finished)
+            Some((MoveState::Finished, asked_for()))
+        } else if state.may_abort() && !state.is_cutover() {
+            let looked = self.mover.plane.bearable(&self.held.moved);
+            match self.timed("looking at what the source keeps", looked).await {
+                Err(Halt::Refused(why)) => Some((MoveState::Aborted, why)),
+                // It is asked again by whoever takes the move up next.
+                _ => None,
+            }
         } else {
             None
         }

@@ -65,6 +65,10 @@ pub trait DataPlane: Send + Sync {
     /// Has the changes stream, both ways, from where each stream was last applied. Where they do already, nothing.
     async fn resume(&self, moved: &Move) -> Result<(), PlaneError>;
 
+    /// Whether the source bears what it keeps for the move: log, above all, which fills everybody's disk. Looked at by
+    /// whatever takes long, too. More than it may: [`PlaneError::Refused`]. Needs nothing of the target.
+    async fn bearable(&self, moved: &Move) -> Result<(), PlaneError>;
+
     /// How far the other side is behind: a word is sent through the stream, and waited for.
     async fn catch_up(&self, moved: &Move) -> Result<Lag, PlaneError>;
 

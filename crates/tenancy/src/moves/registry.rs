@@ -93,6 +93,15 @@ pub trait MoveRegistry: Send + Sync {
         note: &Note,
     ) -> Result<Option<Move>, MoveRegistryError>;
 
+    /// Takes back what somebody asks of it and can never have; `why` says so, in words. `None`: nothing was written,
+    /// because it was not held, or something else is asked by now.
+    async fn withdraw(
+        &self,
+        held: &Held,
+        request: Request,
+        why: &str,
+    ) -> Result<Option<Move>, MoveRegistryError>;
+
     /// A decision is near, and a tenant will wait for it: what it needs is made ready. Nothing is written, and nothing
     /// that decisions lock stays locked. A decision is made without it, too, and takes longer.
     ///

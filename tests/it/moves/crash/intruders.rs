@@ -1,13 +1,18 @@
 //! Others who do in the middle of a move what a move cannot bear, or what is to make it lose something.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 use stagesub_storage::error::{ISOLATION, sqlstate};
 use stagesub_storage::logins::{DatabaseLogins, LoginRole};
-use stagesub_tenancy::moves::{Failpoints, MovePath, MoveState, Point, Request, Side};
+use stagesub_storage::moves::plane::Burden;
+use stagesub_tenancy::moves::{Failpoints, Move, MovePath, MoveState, NewMove, Point, Request, Side};
 use stagesub_tests::database::{connect, run};
-use stagesub_tests::history::{Gate, Ground, Place, Resident};
+use stagesub_tests::history::driving::patient;
+use stagesub_tests::history::planes::bearing;
+use stagesub_tests::history::{Driving, Gate, Ground, Place, Resident};
 
 use super::Course;
 
@@ -147,6 +152,93 @@ async fn a_table_that_changes_in_the_middle_ends_the_move_and_the_tenant_stays()
         assert_eq!(ended.state, MoveState::Aborted, "{ended:?}");
         let error = ended.error.clone().unwrap_or_default();
         assert!(error.contains("ledger") || error.contains("schema"), "{error}");
+        course.is_over(id, Side::Source).await;
+        mover.die().await;
+    }
+}
+
+/// No stream tells of it, since it empties everybody's rows. What is seen is that the table is another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_emptied_where_the_tenant_is_not_served_bars_the_way_there() {
+    for (n, state) in [MoveState::Fence, MoveState::Back].into_iter().enumerate() {
+        let label = format!("emptied{n}");
+        let (ground, mut residents) = Ground::start(&[label.as_str()]).await;
+        ground.furnish(&mut residents[0], 50).await;
+        let course = Course::of(&ground, &residents[0]);
+        let id = course.begin(MovePath::Stream).await;
+        let gate = Gate::at(Point::State(state));
+        let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+        let (stays, other) = if state == MoveState::Back {
+            course.driving.until_active(id, Side::Target).await;
+            course.driving.ask(id, Request::Back).await;
+            (Side::Target, &ground.source)
+        } else {
+            (Side::Source, &ground.target)
+        };
+        gate.reached().await;
+        run(&mut connect(&other.admin).await, "TRUNCATE ledger.page").await;
+        gate.open();
+        let error = if state == MoveState::Back {
+            // The cutover that was on is given up, and everything is compared before the next one.
+            let settled = |found: &Move| found.state == MoveState::Active && found.wanted.is_none();
+            let given_up = course.driving.until(id, "it stays", settled).await;
+            assert_eq!(given_up.serving(), Side::Target, "{given_up:?}");
+            course.driving.ask(id, Request::Back).await;
+            let barred = course.driving.until(id, "it stays for good", settled).await;
+            let ended = course.driving.finish(id).await;
+            assert_eq!(ended.state, MoveState::Finished, "{ended:?}");
+            barred.error
+        } else {
+            // Nobody writes: a row that changes at the source and is not there would tell as well.
+            let ended = course.driving.until_ended(id).await;
+            assert_eq!(ended.state, MoveState::Aborted, "{ended:?}");
+            ended.error
+        };
+        let error = error.unwrap_or_default();
+        assert!(error.contains("differ") && error.contains("ledger.page"), "{error}");
+        course.is_over(id, stays).await;
+        mover.die().await;
+    }
+}
+
+/// What a slot keeps fills the disk of everybody who is in that server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_has_its_source_keep_too_much_is_aborted() {
+    const MIB: u64 = 1 << 20;
+    let (ground, mut residents) = Ground::start(&["burden"]).await;
+    ground.furnish(&mut residents[0], 500).await;
+    let mut course = Course::of(&ground, &residents[0]);
+    let burden = Burden { most: 2 * MIB, look: Duration::from_millis(10) };
+    course.driving = Driving::over(&ground, bearing(&ground, burden), patient());
+    for path in [MovePath::Stream, MovePath::Triggers] {
+        // It would take a minute.
+        let pace = NonZeroU32::new(1_000);
+        let wanted =
+            NewMove { pace, ..course.driving.wanted(course.resident.tenant(), &ground.target, path) };
+        let id = course.driving.begin_as(&wanted).await;
+        let gate = Gate::at(Point::State(MoveState::Copy));
+        let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+        gate.reached().await;
+        let written = if path == MovePath::Stream {
+            "SELECT pg_logical_emit_message(false, 'others', repeat('x', 8388608))".to_owned()
+        } else {
+            format!(
+                "UPDATE ledger.page SET note = (SELECT string_agg(md5(no || '.' || n), '') FROM generate_series(1, 500) AS n)
+                WHERE tenant_id = '{}'",
+                course.resident.tenant()
+            )
+        };
+        run(&mut connect(&ground.source.admin).await, &written).await;
+        gate.open();
+        let ended = course.driving.until_ended(id).await;
+        assert_eq!(ended.state, MoveState::Aborted, "{ended:?}");
+        let error = ended.error.clone().unwrap_or_default();
+        assert!(error.contains("MiB of log for the move, and 2 MiB are the most"), "{error}");
+        let steps: Vec<MoveState> = course.driving.registry.steps(id).iter().map(|step| step.to).collect();
+        assert!(!steps.contains(&MoveState::CatchUp), "it is seen while rows are copied: {steps:?}");
+        let clients = course.clients();
+        clients.write_on(3).await;
+        course.history.merge(clients.stop().await);
         course.is_over(id, Side::Source).await;
         mover.die().await;
     }

@@ -183,6 +183,10 @@ impl MoveRegistry for Paper {
         Ok(stepped.flatten())
     }
 
+    async fn withdraw(&self, _: &Held, _: Request, _: &str) -> Answer<Option<Move>> {
+        unreachable!("whatever is asked can be had")
+    }
+
     async fn get_ready(&self, _: &Held) -> Answer<()> {
         Ok(())
     }
@@ -241,6 +245,7 @@ fn rest(mut plane: MockDataPlane) -> MockDataPlane {
     plane.expect_prepare().returning(|_| Ok("alike".to_owned()));
     plane.expect_open().returning(|_| Ok(()));
     plane.expect_resume().returning(|_| Ok(()));
+    plane.expect_bearable().returning(|_| Ok(()));
     plane.expect_catch_up().returning(|_| Ok(Lag { round_trip: Duration::from_millis(1) }));
     plane.expect_verify().returning(|_| Ok(Verdict::default()));
     plane.expect_settle().returning(|_| Ok(0));
@@ -284,6 +289,7 @@ as_within! {
     prepare() -> Step<String>;
     open() -> Step<()>;
     resume() -> Step<()>;
+    bearable() -> Step<()>;
     catch_up() -> Step<Lag>;
     verify() -> Step<Verdict>;
     settle() -> Step<u64>;

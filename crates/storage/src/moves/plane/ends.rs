@@ -7,7 +7,7 @@ use stagesub_tenancy::moves::{Move, PlaneError, Side};
 use stagesub_tenancy::{Placement, PlacementEpoch, PoolTarget, TenantId};
 use uuid::Uuid;
 
-use super::running::{Running, place, side_place};
+use super::running::{Compared, Running, place, side_place};
 use super::stamp::{self, Stamp};
 use super::{PgDataPlane, error};
 use crate::identity::Identity;
@@ -144,6 +144,8 @@ impl PgDataPlane {
             return Ok(());
         }
         running.plans = None;
+        // One that was emptied or written anew says so here, and no stream does.
+        running.compared = Compared::default();
         Err(error::later("looking at the tables", "they may have been changed; they are read again"))
     }
 

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sqlx::PgConnection;
 use stagesub_tenancy::moves::{Move, Side};
+use tokio::time::Instant;
 
 use super::ends::{Ends, Plans};
 use super::flow::Flow;
@@ -51,6 +52,8 @@ pub(super) struct Running {
     /// The number of the mark that the fence left.
     pub(super) fence_mark: Option<u64>,
     pub(super) compared: Compared,
+    /// When it was last looked at what the source keeps for the move.
+    pub(super) looked: Option<Instant>,
     last_mark: u64,
 }
 

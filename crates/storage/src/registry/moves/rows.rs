@@ -129,6 +129,7 @@ pub(super) enum Said {
     Request(Request),
     Decided,
     GivenUp,
+    Withdrawn,
     Ended,
 }
 
@@ -141,6 +142,7 @@ impl Said {
             Self::Request(Request::Finish) => "move_ask_finish",
             Self::Decided => "move_decide",
             Self::GivenUp => "move_give_up",
+            Self::Withdrawn => "move_stay",
             Self::Ended => "move_end",
         }
     }

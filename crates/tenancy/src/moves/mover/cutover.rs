@@ -139,7 +139,7 @@ impl Drive<'_> {
                 Ok(Decision::Made(moved)) => self.held.moved = *moved,
                 Ok(Decision::Lost) => self.pause().await,
                 Ok(Decision::Stale) => {
-                    self.stale().await?;
+                    self.still_held().await?;
                     self.pause().await;
                 }
                 Err(Halt::Later(error)) => {
@@ -151,9 +151,9 @@ impl Drive<'_> {
         }
     }
 
-    /// The row does not stand where this mover knows it to. If it is this mover's still, a decision that was cut off has
-    /// come through meanwhile, and the directory says so; else it is another's.
-    async fn stale(&self) -> Result<(), Halt> {
+    /// The row does not stand where this mover knows it to. If it is this mover's still, somebody asks for something else,
+    /// or a decision that was cut off has come through meanwhile, and the directory says so; else it is another's.
+    pub(super) async fn still_held(&self) -> Result<(), Halt> {
         let renewed = self.mover.registry.renew(&self.held, self.mover.settings.lease);
         match self.asked("asking for the lease", renewed).await? {
             Renewed::Held { .. } => Ok(()),

@@ -178,11 +178,20 @@ impl Drive<'_> {
                 return self.advance(MoveState::Finished, Note::default()).await;
             }
             // A stream that stands still is found here, and not when it is needed.
-            self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await?;
+            let resumed = self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await;
             if found.wanted == Some(Request::Back) {
-                self.close_enough_back().await?;
-                return self.advance(MoveState::Back, Note::default()).await;
+                let ready = match resumed {
+                    Ok(()) => self.close_enough_back().await,
+                    barred => barred,
+                };
+                match ready {
+                    Ok(()) => return self.advance(MoveState::Back, Note::default()).await,
+                    Err(Halt::Refused(why)) => self.stay(&why).await?,
+                    Err(halt) => return Err(halt),
+                }
+                continue;
             }
+            resumed?;
             if self.grip.is_due(self.mover.settings.look) {
                 let swapped = self.swapped()?;
                 let lag =
@@ -201,6 +210,22 @@ impl Drive<'_> {
         let swapped = self.swapped()?;
         swapped.compare().await?;
         swapped.close_enough().await
+    }
+
+    /// The way back is barred for good: whoever asked for it is told, and nobody compares everything for it again and
+    /// again.
+    async fn stay(&mut self, why: &str) -> Result<(), Halt> {
+        tracing::warn!(moved = %self.held.moved.id, why, "a way back is barred");
+        let withdrawn = self.mover.registry.withdraw(&self.held, Request::Back, why);
+        match self.asked("saying that the tenant stays", withdrawn).await? {
+            Some(moved) => {
+                self.held.moved = moved;
+                self.note_state();
+                Ok(())
+            }
+            // It is another's, or something else is asked for by now.
+            None => self.still_held().await,
+        }
     }
 
     /// The move as it would be on its way back.

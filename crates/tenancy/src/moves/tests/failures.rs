@@ -1,6 +1,7 @@
 //! Steps that fail, hang or say no, and answers that are lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::sleep;
 
@@ -216,6 +217,45 @@ async fn going_back_that_fails_leaves_the_tenant_where_it_is_and_may_be_asked_fo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_way_back_that_is_barred_for_good_is_said_once_and_not_tried_again() {
+    let world = world(MovePath::Stream, &[], &[]);
+    let first = super::crashes::mover(&world, 1);
+    let mut driven = std::pin::pin!(first.step());
+    let course = async {
+        let until = async |reached: &(dyn Fn(&World) -> bool + Sync)| {
+            while !reached(&world) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        until(&|world| world.inner().moved.state == MoveState::Active).await;
+        {
+            let mut inner = world.inner();
+            inner.faults.push(Fault::Refuses(Step::Verify));
+            inner.moved.wanted = Some(Request::Back);
+        }
+        until(&|world| world.inner().moved.wanted.is_none()).await;
+        let moved = world.inner().moved.clone();
+        assert_eq!((moved.state, moved.serving()), (MoveState::Active, Side::Target));
+        assert_eq!(moved.error.as_deref(), Some("it is forbidden"));
+        let compared = world.calls("verify");
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(
+            (world.calls("verify"), world.calls("release")),
+            (compared, 0),
+            "nobody asks for it any more"
+        );
+        assert_eq!(world.standing(), (0, FIRST + 1), "no cutover was begun");
+        world.inner().moved.wanted = Some(Request::Back);
+        until(&|world| world.inner().directory.epoch.0 == FIRST + 2).await;
+        until(&|world| world.inner().moved.state == MoveState::Active).await;
+        world.inner().moved.wanted = Some(Request::Finish);
+    };
+    let ((), ended) = tokio::join!(course, &mut driven);
+    assert!(matches!(ended, Ok(Some(Driven::Ended(_)))), "{ended:?}");
+    world.assert_ended(MoveState::Finished, Side::Source);
+}
+
+#[tokio::test(start_paused = true)]
 async fn there_and_back_and_there_again_takes_a_new_epoch_each_time() {
     let world = world(MovePath::Stream, &[Wish::Back, Wish::Finish], &[]);
     finish(&world).await;
@@ -286,6 +326,23 @@ async fn an_abort_does_not_wait_for_a_target_that_is_gone() {
         assert_eq!(made(&world), (0, 2), "what is at the source goes: {state}");
         assert!(world.inner().moved.ended_at.is_none(), "something is left: {state}");
         assert!(world.inner().moved.error.as_deref().unwrap().contains("older sessions at the target"));
+        world.inner().gone = None;
+        finish(&world).await;
+        world.assert_ended(MoveState::Aborted, Side::Source);
+    }
+}
+
+/// Nobody asks for anything, and the source's disk fills up.
+#[tokio::test(start_paused = true)]
+async fn a_source_does_not_keep_log_for_ever_for_a_target_that_is_gone() {
+    for state in [MoveState::Copy, MoveState::CatchUp, MoveState::Verify] {
+        let world = without(Side::Target, state).await;
+        some_movers(&world).await;
+        assert_eq!(world.inner().moved.state, state, "it bears it");
+        world.inner().faults.push(Fault::Refuses(Step::Bearable));
+        some_movers(&world).await;
+        assert_eq!(world.inner().moved.state, MoveState::Aborted, "{state}");
+        assert_eq!(made(&world), (0, 2), "what is at the source goes: {state}");
         world.inner().gone = None;
         finish(&world).await;
         world.assert_ended(MoveState::Aborted, Side::Source);

@@ -172,6 +172,22 @@ impl MoveRegistry for Memory {
         Ok(advanced.await)
     }
 
+    async fn withdraw(
+        &self,
+        held: &Held,
+        request: Request,
+        why: &str,
+    ) -> Result<Option<Move>, MoveRegistryError> {
+        let withdrawn = self.0.effect("withdraw", |inner| {
+            if !inner.holds(held) || inner.moved.wanted != Some(request) {
+                return None;
+            }
+            (inner.moved.wanted, inner.moved.error) = (None, Some(why.to_owned()));
+            Some(inner.moved.clone())
+        });
+        Ok(withdrawn.await)
+    }
+
     async fn get_ready(&self, _: &Held) -> Result<(), MoveRegistryError> {
         match self.0.due(|fault| matches!(fault, Fault::NotReady)) {
             Some(_) => Err(DirectoryError::Unavailable("switched off by the test".into()).into()),
@@ -426,6 +442,10 @@ impl DataPlane for Plane {
             Ok(())
         });
         resumed.await
+    }
+
+    async fn bearable(&self, _moved: &Move) -> Result<(), PlaneError> {
+        self.step(Step::Bearable, "bearable", |inner| inner.reach(Side::Source)).await
     }
 
     async fn catch_up(&self, moved: &Move) -> Result<Lag, PlaneError> {

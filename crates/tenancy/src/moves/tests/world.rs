@@ -64,6 +64,7 @@ pub(super) enum Step {
     Prepare,
     Open,
     Copy,
+    Bearable,
     CatchUp,
     Verify,
     Lock,
