@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The sources, without the tests at their foot: those are storage's.
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 18] = [
     "bounds",
     "canceller",
     "connection",
@@ -21,6 +21,7 @@ const SOURCES: [&str; 17] = [
     "prepared",
     "statement",
     "tx",
+    "warming",
 ];
 
 /// What cleans up after an owner who went away, as it is there.

@@ -22,6 +22,7 @@ use crate::error::sqlstate;
 use crate::identity::{ConnectError, Identity};
 use crate::lingering::Lingering;
 use crate::prepared::{Doubtful, Prepared};
+use crate::warming::warm_up;
 
 /// After this long without an answer, the statement that was left behind is cancelled on the server.
 const CANCEL_AFTER: Duration = Duration::from_millis(50);
@@ -66,6 +67,8 @@ pub(crate) struct Conn {
     state: State,
     pid: i32,
     prepared: Prepared,
+    /// Nobody has used it, and it has not been made ready for whoever does.
+    fresh: bool,
     /// When it began to linger, the last time.
     lingered: Option<Instant>,
     /// After `pg`, so that it counts until the socket is closed.
@@ -84,6 +87,31 @@ impl Conn {
         // runtime's budget, which could be used up and put the sending off.
         let answered = tokio::task::unconstrained(answers.next()).now_or_never();
         !matches!(answered, Some(Some(Err(_))))
+    }
+
+    /// Whether its first user would wait for what a new process of the server has to read.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Has it do for the first time what its first user would; whether it may be lent. It may not be while it does.
+    pub(crate) async fn warm_up(&mut self, within: Duration) -> bool {
+        self.state = State::Dirty(Left::Nothing);
+        let done = tokio::time::timeout(within, warm_up(&mut self.pg, &mut self.prepared)).await;
+        match done {
+            Ok(Ok(())) => {
+                (self.state, self.fresh) = (State::Idle(Left::Nothing), false);
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a connection was not made ready");
+                false
+            }
+            Err(_) => {
+                tracing::debug!("a connection was not made ready in time");
+                false
+            }
+        }
     }
 
     /// For how long nobody has used it, whom the pool knows of or whom it lingered for.
@@ -156,6 +184,7 @@ impl managed::Manager for Manager {
             state: State::Idle(Left::Nothing),
             pid,
             prepared: Prepared::default(),
+            fresh: true,
             lingered: None,
             _present: present,
         })
@@ -189,7 +218,7 @@ impl Borrowed {
         turn: Permit<TenantId>,
     ) -> Self {
         let (State::Idle(left) | State::Dirty(left)) = object.state;
-        object.state = State::Dirty(left);
+        (object.state, object.fresh) = (State::Dirty(left), false);
         Self { object: Some(object), canceller, lingering, turn: Some(turn) }
     }
 

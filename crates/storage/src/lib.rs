@@ -108,6 +108,7 @@ pub mod service;
 mod statement;
 pub mod target;
 pub mod tx;
+mod warming;
 
 #[cfg(feature = "orchestra")]
 pub mod repo;

@@ -188,7 +188,8 @@ impl TenantPool {
         close_all(closing).await;
     }
 
-    /// Makes connections until there are as many as one tenant may have at a time, whoever uses them.
+    /// Makes connections until there are as many as one tenant may have at a time, whoever uses them, and has those that
+    /// nobody has used yet meet what their first user would wait for.
     ///
     /// # Cancel safety
     /// What was made by then is in the pool, or closed.
@@ -199,19 +200,34 @@ impl TenantPool {
         let in_use = usize::try_from(self.gate.stats().held).unwrap_or(usize::MAX);
         let status = self.inner.status();
         let missing = wanted.saturating_sub(status.size.max(in_use));
-        if missing == 0 {
+        // What a session met is of no use where the next transaction may be another's.
+        let warms = self.settings.bounds == BoundsBy::Session;
+        let mut fresh = false;
+        self.inner.retain(|conn, _| {
+            fresh |= conn.is_fresh();
+            true
+        });
+        if missing == 0 && !(warms && fresh) {
             return Ok(());
         }
         // Those that are idle are lent first, so that so many more are made. It waits for nobody who has one.
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..self.inner.timeouts() };
         let lends = (0..status.available + missing).map(|_| self.inner.timeout_get(&at_once));
+        let (mut made, mut failed) = (Vec::new(), None);
         for lent in futures::future::join_all(lends).await {
             match lent {
+                Ok(object) if warms && object.is_fresh() => made.push(object),
                 Ok(_) | Err(managed::PoolError::Timeout(managed::TimeoutType::Wait)) => {}
-                Err(error) => return Err(unavailable(error)),
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(())
+        // One after the other: nobody waits for it, and others use the processors.
+        for mut object in made {
+            if !object.warm_up(self.settings.connect).await {
+                drop(Object::take(object));
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(unavailable(error)))
     }
 
     /// Who holds connections and who waits for one.

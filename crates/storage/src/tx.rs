@@ -225,7 +225,7 @@ impl TenantTx {
 
 /// How a transaction enters at its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Enters {
+pub(crate) enum Enters {
     /// By `app.enter`, which locks as well.
     Call,
     /// By [`LOOK_SQL`]: a reader takes no lock, so `app.enter` would do nothing more for it.
@@ -235,7 +235,7 @@ enum Enters {
 }
 
 /// The name under which a connection has [`LOOK_SQL`].
-const LOOK: &str = "stagesub_look";
+pub(crate) const LOOK: &str = "stagesub_look";
 /// How a transaction that only reads enters: prepared once on each connection, it brings no row. It raises what
 /// `app.enter` raises where the tenant's fence (`$1`) has another epoch than `$2`, is not active, or is not there.
 pub const LOOK_SQL: &str = "SELECT WHERE NOT CASE WHEN \
@@ -244,7 +244,7 @@ pub const LOOK_SQL: &str = "SELECT WHERE NOT CASE WHEN \
 
 /// What begins a transaction, and ends the one that lingers: that was begun for reading, and what follows it by `AND CHAIN`
 /// is begun as it was.
-const fn begin_statements(access: Access, ends: bool) -> &'static str {
+pub(crate) const fn begin_statements(access: Access, ends: bool) -> &'static str {
     match (access, ends) {
         (Access::Read, false) => "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
         (Access::Read, true) => "ROLLBACK AND CHAIN",
@@ -254,7 +254,7 @@ const fn begin_statements(access: Access, ends: bool) -> &'static str {
 }
 
 /// The first message, built of a UUID and integers only. `bounds` are those that the session does not have.
-fn begin_text(
+pub(crate) fn begin_text(
     begin: &str,
     tenant: TenantId,
     epoch: PlacementEpoch,

@@ -2,10 +2,13 @@
 
 use sqlx::PgConnection;
 use stagesub_storage::factory::TenantDb;
-use stagesub_tenancy::{Access, BeginError, OpenError, RouteError, TenantScope};
+use stagesub_storage::pool::{BoundsBy, TenantPoolSettings};
+use stagesub_tenancy::{
+    Access, BeginError, OpenError, PoolFactory as _, PoolTarget, RouteError, TenantScope,
+};
 use stagesub_tests::database::{connect, run};
 
-use crate::tenant_tx::lab::Lab;
+use crate::tenant_tx::lab::{Lab, scalar};
 
 const PID: &str = "SELECT pg_backend_pid()";
 
@@ -87,4 +90,51 @@ async fn every_further_connection_of_a_pool_reads_the_marker_too() {
     lab.until_backends("true", 2).await;
     one.commit().await.unwrap();
     two.commit().await.unwrap();
+}
+
+/// Those that lie idle and were asked this last.
+const WARM: &str =
+    "state = 'idle' AND query LIKE 'BEGIN READ ONLY;SELECT FROM %tenant.musician WHERE false%ROLLBACK'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_made_ahead_have_met_what_their_first_user_would_wait_for() {
+    let pools = TenantPoolSettings { max_connections: 4, share: 75, ..TenantPoolSettings::default() };
+    let lab = Lab::start_with(pools).await;
+    let factory = lab.factory(pools);
+    let target = PoolTarget::Shared(lab.database);
+    let pool = factory.open(&target).await.unwrap();
+    assert_eq!((pool.connections(), lab.backends(WARM).await), (1, 0));
+    factory.warm(&pool).await.unwrap();
+    assert_eq!((pool.connections(), lab.backends(WARM).await), (3, 3), "as many as one tenant may have");
+    let mut admin = connect(&lab.admin).await;
+    let last = "SELECT max(query_start)::text FROM pg_stat_activity
+        WHERE datname = current_database() AND usename = 'stagesub_app'";
+    let before: String = scalar(&mut admin, last).await;
+    factory.warm(&pool).await.unwrap();
+    assert_eq!(scalar::<String>(&mut admin, last).await, before, "once");
+    factory.close(pool).await;
+
+    // Behind a pooler the next transaction is another session's.
+    let behind = TenantPoolSettings { bounds: BoundsBy::Transaction, ..pools };
+    let factory = lab.factory(behind);
+    let pool = factory.open(&target).await.unwrap();
+    factory.warm(&pool).await.unwrap();
+    assert_eq!((pool.connections(), lab.backends(WARM).await), (3, 0));
+    factory.close(pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_could_not_be_made_ready_is_closed() {
+    let pools = TenantPoolSettings { max_connections: 4, share: 75, ..TenantPoolSettings::default() };
+    let lab = Lab::start_with(pools).await;
+    let mut admin = connect(&lab.admin).await;
+    let factory = lab.factory(pools);
+    let pool = factory.open(&PoolTarget::Shared(lab.database)).await.unwrap();
+    run(&mut admin, "REVOKE EXECUTE ON PROCEDURE app.enter(bigint) FROM stagesub_app").await;
+    factory.warm(&pool).await.unwrap();
+    assert_eq!(pool.connections(), 0);
+    run(&mut admin, "GRANT EXECUTE ON PROCEDURE app.enter(bigint) TO stagesub_app").await;
+    factory.warm(&pool).await.unwrap();
+    assert_eq!((pool.connections(), lab.backends(WARM).await), (3, 3));
+    factory.close(pool).await;
 }

@@ -111,6 +111,11 @@ impl Lab {
         Self { router, ..self }
     }
 
+    /// What opens pools of these settings.
+    pub(crate) fn factory(&self, shared: TenantPoolSettings) -> LeanPoolFactory {
+        factory(&self.app, shared)
+    }
+
     /// Begins transactions as an embedder does.
     pub(crate) fn tenants(&self) -> TenantDb {
         TenantDb::new(Arc::new(self.router.clone()))
@@ -163,9 +168,11 @@ fn router(
     app: &ConnectionTarget,
     shared: TenantPoolSettings,
 ) -> Router<LeanPoolFactory> {
-    let factory =
-        LeanPoolFactory::new(Arc::new(OneLogin(app.clone())), FactorySettings { shared, dedicated: shared });
-    Router::new(directory.clone(), Arc::new(factory), PoolSettings::default())
+    Router::new(directory.clone(), Arc::new(factory(app, shared)), PoolSettings::default())
+}
+
+fn factory(app: &ConnectionTarget, shared: TenantPoolSettings) -> LeanPoolFactory {
+    LeanPoolFactory::new(Arc::new(OneLogin(app.clone())), FactorySettings { shared, dedicated: shared })
 }
 
 async fn grant(resolver: &Resolver, tenant: TenantId) -> TenantScope {

@@ -78,6 +78,10 @@ mod prepared {
     include!(concat!(env!("OUT_DIR"), "/prepared.rs"));
 }
 
+mod warming {
+    include!(concat!(env!("OUT_DIR"), "/warming.rs"));
+}
+
 mod statement {
     include!(concat!(env!("OUT_DIR"), "/statement.rs"));
 }

@@ -302,6 +302,23 @@ pub async fn open(
     one(opened.rows_affected(), epoch)
 }
 
+/// Has a session do once what [`open`] does, and undoes it, so that the server has planned it before anybody waits.
+///
+/// # Errors
+/// [`FenceError::Failed`].
+pub(super) async fn plan_opening(
+    session: &mut PgConnection,
+    tenant: TenantId,
+    epoch: PlacementEpoch,
+) -> Result<(), FenceError> {
+    let mut transaction = session.begin().await?;
+    match open(&mut transaction, tenant, epoch).await {
+        Ok(()) | Err(FenceError::Lost { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(transaction.rollback().await?)
+}
+
 /// Opens the tenant on the source again, at the epoch that giving the move up handed out, which is the second after the
 /// one that it served. Idempotent.
 ///

@@ -242,8 +242,7 @@ impl DataPlane for PgDataPlane {
     async fn unlock(&self, moved: &Move) -> Result<(), PlaneError> {
         let running = self.of(moved);
         let mut running = running.lock().await;
-        cutover::unlock(moved, &mut running).await;
-        Ok(())
+        cutover::unlock(moved, &mut running).await
     }
 
     async fn reopen(&self, moved: &Move) -> Result<(), PlaneError> {

@@ -95,10 +95,11 @@ pub trait DataPlane: Send + Sync {
     async fn equal(&self, moved: &Move) -> Result<Verdict, PlaneError>;
 
     /// Step 6, after the decision, at the other side: the fence row to active at [`Move::decided`]'s epoch. Never over a
-    /// later epoch.
+    /// later epoch. It need not be durable before [`DataPlane::unlock`] returns.
     async fn activate(&self, moved: &Move) -> Result<(), PlaneError>;
 
-    /// Step 7, at the serving side: the lock goes. One that is gone is gone.
+    /// Step 7, at the serving side: the lock goes. One that is gone is gone. After step 6, what that did is durable when this
+    /// returns.
     async fn unlock(&self, moved: &Move) -> Result<(), PlaneError>;
 
     /// After giving up, at the serving side: the fence row to active at [`Move::given_up`]'s epoch, from active at `e`

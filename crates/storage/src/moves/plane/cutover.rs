@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stagesub_tenancy::moves::plane::{CopyProgress, Lock};
-use stagesub_tenancy::moves::{Move, MovePath, PlaneError};
+use stagesub_tenancy::moves::{Move, MovePath, MoveState, PlaneError};
 
 use super::flow::{nobody_was_seen_there, passed, prefix, write_mark};
 use super::opening::run;
@@ -41,6 +41,10 @@ impl PgDataPlane {
             let mut session = self.session(moved, running, side).await?;
             // Nobody opens a tenant and forgets it.
             session.flush_commits().await.map_err(error::session)?;
+            if side != serving {
+                let epoch = moved.decided().epoch;
+                fence::plan_opening(session.conn(), moved.tenant, epoch).await.map_err(error::fence)?;
+            }
             running.put(side, session);
         }
         self.as_they_were(moved, running).await?;
@@ -51,6 +55,11 @@ impl PgDataPlane {
         } else {
             self.nobody_wrote_there(moved, running).await?;
         }
+        // The tenant is let in there before the row that says so is durable: whoever is answered after it waited for that
+        // too, and the move waits for it before it says that it is done (`unlock`).
+        let mut there = self.session(moved, running, serving.other()).await?;
+        there.put_flushes_off().await.map_err(error::session)?;
+        running.put(serving.other(), there);
         match Exclusive::take(session, moved.tenant, within).await.map_err(error::sql("taking the lock"))? {
             Taken::Held(exclusive) => {
                 let waited = exclusive.waited();
@@ -220,14 +229,23 @@ fn hurry(running: &Running, on: bool) {
     }
 }
 
-/// Step 7. Where the session does not answer the lock went with it.
-pub(super) async fn unlock(moved: &Move, running: &mut Running) {
+/// Step 7. Where the session does not answer the lock went with it. Then nobody waits any more, and what step 6 did is made
+/// durable, if it was done.
+pub(super) async fn unlock(moved: &Move, running: &mut Running) -> Result<(), PlaneError> {
     let serving = from(way(moved));
     running.fence_mark = None;
     hurry(running, false);
-    let Some(Fencing::Held(exclusive)) = running.fencing.take() else { return };
-    match exclusive.release().await {
-        Ok(session) => running.fencing = Some(Fencing::Idle(serving, session)),
-        Err(error) => tracing::debug!(%error, "the tenant's lock had gone with its session"),
+    if let Some(Fencing::Held(exclusive)) = running.fencing.take() {
+        match exclusive.release().await {
+            Ok(session) => running.fencing = Some(Fencing::Idle(serving, session)),
+            Err(error) => tracing::debug!(%error, "the tenant's lock had gone with its session"),
+        }
     }
+    // After a cutover that was given up the other side may be what failed. It is asked on a session of its own again.
+    let Some(mut session) = running.take(serving.other()) else { return Ok(()) };
+    if moved.state == MoveState::Decided {
+        session.catch_up_on_flushes().await.map_err(error::session)?;
+        running.put(serving.other(), session);
+    }
+    Ok(())
 }
