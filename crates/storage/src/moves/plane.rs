@@ -199,7 +199,7 @@ impl DataPlane for PgDataPlane {
         let running = self.of(moved);
         let mut running = running.lock().await;
         let ends = self.ends(moved, &mut running).await?;
-        self.while_bearable(moved, &ends, self.compare(moved, &mut running)).await
+        self.while_bearable(moved, &ends, Box::pin(self.compare(moved, &mut running))).await
     }
 
     async fn settle(&self, moved: &Move) -> Result<u64, PlaneError> {
