@@ -40,19 +40,21 @@ impl Db {
         }
     }
 
-    /// Owner and name of the scope's instruments that are numbered up to `most`, in one message.
+    /// Owner and name of the scope's instruments that are numbered up to `most`, in one message, which raises where
+    /// `one` is 0.
     ///
     /// # Errors
     /// As the product's.
-    pub async fn names(&self, scope: &TenantScope, most: i64) -> Result<Vec<PgRow>, ReadError> {
-        const SQL: &str = "SELECT tenant_id, name FROM tenant.instrument WHERE tenant_id = $1 AND no <= $2";
-        static SOUND: PreparedRead = PreparedRead::new("storm_names", SQL, 1);
+    pub async fn names(&self, scope: &TenantScope, most: i64, one: i64) -> Result<Vec<PgRow>, ReadError> {
+        const SQL: &str = "SELECT tenant_id, name FROM tenant.instrument
+            WHERE tenant_id = $1 AND no <= $2 AND 1 / $3 = 1";
+        static SOUND: PreparedRead = PreparedRead::new("storm_names", SQL, 2);
         static UNCLEAN: sabotage::one_message::PreparedRead =
-            sabotage::one_message::PreparedRead::new("storm_names", SQL, 1);
+            sabotage::one_message::PreparedRead::new("storm_names", SQL, 2);
         match self {
-            Self::Sound(db) => db.read_in_one_message(scope, &SOUND, &[most]).await,
+            Self::Sound(db) => db.read_in_one_message(scope, &SOUND, &[most, one]).await,
             Self::Unclean(db) => {
-                db.read_in_one_message(scope, &UNCLEAN, &[most]).await.map_err(|error| match error {
+                db.read_in_one_message(scope, &UNCLEAN, &[most, one]).await.map_err(|error| match error {
                     sabotage::one_message::ReadError::Begin(error) => ReadError::Begin(error),
                     sabotage::one_message::ReadError::Unprepared(error) => ReadError::Unprepared(error),
                     sabotage::one_message::ReadError::Statement(error) => ReadError::Statement(error),

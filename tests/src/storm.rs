@@ -172,9 +172,10 @@ impl Storm {
 
     /// What a request might be doing: one to three statements, some of which fail, then an end.
     async fn work(&self, guest: &Guest, random: &mut StdRng) -> bool {
-        match random.random_range(0..8) {
+        match random.random_range(0..9) {
             0 | 1 => return self.glance(guest).await,
             2 => return self.jot(guest, random).await,
+            3 => return self.stumble(guest).await,
             _ => {}
         }
         let access = if random.random_range(0..4) == 0 { Access::Read } else { Access::Write };
@@ -205,7 +206,7 @@ impl Storm {
     /// A read in one message, which nothing that its connection went through before may touch. `false`: the weather
     /// kept it from beginning.
     async fn glance(&self, guest: &Guest) -> bool {
-        match self.db.names(&guest.scope, guest.rows).await {
+        match self.db.names(&guest.scope, guest.rows, 1).await {
             Ok(rows) => {
                 for row in &rows {
                     self.check(row, guest);
@@ -225,6 +226,24 @@ impl Storm {
             }
             Err(error) if self.explains_source(&error) => Seen::count(&self.seen.lost),
             Err(error) => self.seen.poison(&format!("a read in one message got {}", chain(&error))),
+        }
+        true
+    }
+
+    /// A read in one message that raises, after which nothing of it is on the connection. `false`: the weather kept it from
+    /// beginning.
+    async fn stumble(&self, guest: &Guest) -> bool {
+        match self.db.names(&guest.scope, guest.rows, 0).await {
+            Ok(rows) => self.seen.poison(&format!("{} rows were read by a division by zero", rows.len())),
+            Err(ReadError::Begin(error)) => {
+                self.judge_begin(&error);
+                return !self.explains_source(&error);
+            }
+            Err(ReadError::Statement(error)) if sqlstate(&error).as_deref() == Some("22012") => {
+                Seen::count(&self.seen.stumbles);
+            }
+            Err(error) if self.explains_source(&error) => Seen::count(&self.seen.lost),
+            Err(error) => self.seen.poison(&format!("a read that raises got {}", chain(&error))),
         }
         true
     }

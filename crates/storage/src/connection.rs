@@ -94,10 +94,14 @@ impl Conn {
         self.fresh
     }
 
-    /// Has it do for the first time what its first user would; whether it may be lent. It may not be while it does.
-    pub(crate) async fn warm_up(&mut self, within: Duration) -> bool {
+    /// Has it do for the first time what its first user would, unless it is late; whether it may be lent. It may not be while
+    /// it does.
+    pub(crate) async fn warm_up(&mut self, until: tokio::time::Instant) -> bool {
+        if tokio::time::Instant::now() >= until {
+            return true;
+        }
         self.state = State::Dirty(Left::Nothing);
-        let done = tokio::time::timeout(within, warm_up(&mut self.pg, &mut self.prepared)).await;
+        let done = tokio::time::timeout_at(until, warm_up(&mut self.pg, &mut self.prepared)).await;
         match done {
             Ok(Ok(())) => {
                 (self.state, self.fresh) = (State::Idle(Left::Nothing), false);

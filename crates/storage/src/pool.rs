@@ -65,6 +65,8 @@ impl Default for TenantPoolSettings {
 
 /// Longest wait for the connections of a pool that is closed: the clean-ups that still run, and a bit.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// Longest that connections which are made ahead are made ready for. Those that are not by then are lent as they are.
+const WARM_WITHIN: Duration = Duration::from_millis(500);
 /// Nothing lingers where a transaction may be idle for less than this.
 const LINGERS_FROM: Duration = Duration::from_millis(100);
 /// A connection's first words.
@@ -221,9 +223,10 @@ impl TenantPool {
                 Err(error) => failed = Some(error),
             }
         }
-        // One after the other: nobody waits for it, and others use the processors.
+        // One after the other, since others use the processors; and soon, since who comes now waits for one of these.
+        let until = tokio::time::Instant::now() + WARM_WITHIN;
         for mut object in made {
-            if !object.warm_up(self.settings.connect).await {
+            if !object.warm_up(until).await {
                 drop(Object::take(object));
             }
         }

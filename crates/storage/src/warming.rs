@@ -55,9 +55,18 @@ pub(crate) async fn warm_up(conn: &mut PgConnection, prepared: &mut Prepared) ->
         conn.execute(sqlx::raw_sql("ROLLBACK")).await?;
     }
     let tables: Vec<String> = sqlx::query_scalar(TABLES).persistent(false).fetch_all(&mut *conn).await?;
-    if !tables.is_empty() {
-        let text = format!("BEGIN READ ONLY;{};ROLLBACK", tables.join(";"));
-        conn.execute(sqlx::raw_sql(AssertSqlSafe(text))).await?;
+    for table in tables {
+        // Each by itself: who changes one waits for no other, and is not waited for.
+        let text = format!("BEGIN READ ONLY;SET LOCAL lock_timeout=10;{table};COMMIT");
+        match conn.execute(sqlx::raw_sql(AssertSqlSafe(text))).await {
+            Ok(_) => {}
+            Err(sqlx::Error::Database(error)) => {
+                // What cannot be planned now is planned by whoever needs it.
+                tracing::debug!(%error, "a table was not made ready");
+                conn.execute(sqlx::raw_sql("ROLLBACK")).await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -7,8 +7,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use stagesub_storage::error::{ISOLATION, STALE_EPOCH};
-use stagesub_storage::moves::fence::{Exclusive, FenceError, Mark, Taken, open, reopen, retire};
+use stagesub_storage::moves::fence::{
+    Exclusive, FenceError, Mark, Taken, open, plan_opening, put_flushes_off, reopen, retire, secure,
+};
+use stagesub_storage::pool::TenantPoolSettings;
 use stagesub_tenancy::{Access, BeginError, Placement, PlacementEpoch, TenantId, TenantScope};
+use stagesub_tests::cluster::Cluster;
 use stagesub_tests::database::connect;
 use uuid::Uuid;
 
@@ -203,9 +207,13 @@ async fn a_fence_is_written_at_its_epoch_or_not_at_all() {
     assert_eq!(row(&lab, tenant).await, "moved 4");
     let stranger = TenantId::from_uuid(Uuid::now_v7());
     assert!(lost(reopen(&mut mover, stranger, E).await) && lost(retire(&mut mover, stranger, E).await));
+    plan_opening(&mut mover, stranger, NEXT).await.unwrap();
+    let unknown = format!("SELECT count(*) FROM app.tenant_fence WHERE tenant_id = '{stranger}'");
+    assert_eq!(scalar::<i64>(&mut connect(&lab.admin).await, &unknown).await, 0, "it is not opened by that");
     for _ in 0..2 {
         open(&mut mover, stranger, NEXT).await.unwrap();
     }
+    assert!(lost(plan_opening(&mut mover, stranger, E).await), "what would be refused is known before");
     assert_eq!(row(&lab, stranger).await, "active 2");
     exclusive.release().await.unwrap();
 }
@@ -277,4 +285,26 @@ async fn the_data_path_waits_out_a_fence_that_is_given_up() {
     reopen(&mut session, tenant, AFTER).await.unwrap();
     let begun: Result<(), BeginError> = writer.await.unwrap();
     begun.unwrap();
+}
+
+/// The server writes its log by itself every ten seconds, so that what is durable before was waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_opened_without_a_wait_is_durable_once_it_is_secured() {
+    let cluster = Cluster::apart_with(&[("wal_writer_delay", "10s")]).await;
+    let lab = Lab::start_apart(&cluster, TenantPoolSettings::default()).await;
+    let tenant = TenantId::from_uuid(Uuid::now_v7());
+    let mut mover = connect(&lab.mover).await;
+    for epoch in (1..=20).map(PlacementEpoch) {
+        put_flushes_off(&mut mover).await.unwrap();
+        open(&mut mover, tenant, epoch).await.unwrap();
+        assert_eq!(row(&lab, tenant).await, format!("active {epoch}"), "it is there for everybody");
+        let written: String = scalar(&mut mover, "SELECT pg_current_wal_insert_lsn()::text").await;
+        secure(&mut mover, tenant, epoch).await.unwrap();
+        let durable = format!("SELECT pg_current_wal_flush_lsn() >= '{written}'::pg_lsn");
+        assert!(scalar::<bool>(&mut mover, &durable).await, "{epoch}");
+        assert_eq!(scalar::<String>(&mut mover, "SHOW synchronous_commit").await, "on");
+    }
+    put_flushes_off(&mut mover).await.unwrap();
+    let earlier = secure(&mut mover, tenant, PlacementEpoch(7)).await;
+    assert!(matches!(earlier, Err(FenceError::Lost { .. })), "it has moved on: {earlier:?}");
 }

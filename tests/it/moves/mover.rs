@@ -118,6 +118,10 @@ impl DataPlane for Paper {
         Ok(())
     }
 
+    async fn secure(&self, _moved: &Move) -> Result<(), PlaneError> {
+        Ok(())
+    }
+
     async fn reopen(&self, _moved: &Move) -> Result<(), PlaneError> {
         Ok(())
     }

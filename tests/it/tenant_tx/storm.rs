@@ -127,6 +127,7 @@ fn assert_raged(storm: &Storm, rounds: u64) {
         ("committed", &seen.committed, rounds / 100),
         ("probes", &seen.probes, rounds / 4),
         ("glances", &seen.glances, rounds / 4),
+        ("stumbles", &seen.stumbles, rounds / 36),
         ("jots", &seen.jots, rounds / 32),
         ("rows", &seen.rows, rounds),
     ] {

@@ -27,6 +27,8 @@ pub struct Seen {
     pub foreign: AtomicU64,
     /// Reads in one message that brought their rows.
     pub glances: AtomicU64,
+    /// Reads in one message that raised.
+    pub stumbles: AtomicU64,
     /// Writes in one message that changed their row.
     pub jots: AtomicU64,
     /// Probes that found a clean connection.

@@ -305,18 +305,40 @@ pub async fn open(
 /// Has a session do once what [`open`] does, and undoes it, so that the server has planned it before anybody waits.
 ///
 /// # Errors
-/// [`FenceError::Failed`].
-pub(super) async fn plan_opening(
+/// As [`open`]; one that would be refused is known before the decision.
+pub async fn plan_opening(
     session: &mut PgConnection,
     tenant: TenantId,
     epoch: PlacementEpoch,
 ) -> Result<(), FenceError> {
     let mut transaction = session.begin().await?;
-    match open(&mut transaction, tenant, epoch).await {
-        Ok(()) | Err(FenceError::Lost { .. }) => {}
-        Err(error) => return Err(error),
-    }
+    open(&mut transaction, tenant, epoch).await?;
     Ok(transaction.rollback().await?)
+}
+
+/// Has the session wait for no flush of what it commits, until [`secure`]. A tenant that is opened so is let in at once;
+/// whoever is answered there has waited for that flush with their own.
+///
+/// # Errors
+/// [`FenceError::Failed`].
+pub async fn put_flushes_off(session: &mut PgConnection) -> Result<(), FenceError> {
+    sqlx::raw_sql("SET synchronous_commit = off").execute(session).await?;
+    Ok(())
+}
+
+/// Waits until [`open`] is durable, on the session that it was done on: it is done once more, and that commit waited for. So
+/// it is durable whatever becomes of the server, which has not gone down in between, or the session had gone with it.
+///
+/// # Errors
+/// As [`open`].
+pub async fn secure(
+    session: &mut PgConnection,
+    tenant: TenantId,
+    epoch: PlacementEpoch,
+) -> Result<(), FenceError> {
+    sqlx::raw_sql("RESET synchronous_commit").execute(&mut *session).await?;
+    flush_commits(session).await?;
+    open(session, tenant, epoch).await
 }
 
 /// Opens the tenant on the source again, at the epoch that giving the move up handed out, which is the second after the

@@ -242,7 +242,14 @@ impl DataPlane for PgDataPlane {
     async fn unlock(&self, moved: &Move) -> Result<(), PlaneError> {
         let running = self.of(moved);
         let mut running = running.lock().await;
-        cutover::unlock(moved, &mut running).await
+        cutover::unlock(moved, &mut running).await;
+        Ok(())
+    }
+
+    async fn secure(&self, moved: &Move) -> Result<(), PlaneError> {
+        let running = self.of(moved);
+        let mut running = running.lock().await;
+        cutover::secured(moved, &mut running).await
     }
 
     async fn reopen(&self, moved: &Move) -> Result<(), PlaneError> {

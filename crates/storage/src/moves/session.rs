@@ -210,29 +210,6 @@ impl MoverSession {
         flush_commits(&mut self.conn).await.map_err(self.failed())
     }
 
-    /// Waits for no commit to be durable from here on, until [`MoverSession::catch_up_on_flushes`].
-    ///
-    /// # Errors
-    /// [`SessionError::Setup`].
-    pub async fn put_flushes_off(&mut self) -> Result<(), SessionError> {
-        let set = sqlx::raw_sql("SET synchronous_commit = off").execute(&mut self.conn).await;
-        set.map(drop).map_err(self.failed())
-    }
-
-    /// Waits for its commits to be durable again, and for those that it did not wait for: a commit that is durable is so
-    /// with everything that was committed on that server before.
-    ///
-    /// # Errors
-    /// [`SessionError::Setup`].
-    pub async fn catch_up_on_flushes(&mut self) -> Result<(), SessionError> {
-        let reset = sqlx::raw_sql("RESET synchronous_commit").execute(&mut self.conn).await;
-        reset.map_err(self.failed())?;
-        self.flush_commits().await?;
-        // A transaction with a number of its own has something to commit.
-        let committed = sqlx::raw_sql("SELECT pg_catalog.pg_current_xact_id()").execute(&mut self.conn).await;
-        committed.map(drop).map_err(self.failed())
-    }
-
     /// Begins a transaction whose snapshot others may read in, until [`MoverSession::leave_snapshot`]; its name.
     ///
     /// # Errors

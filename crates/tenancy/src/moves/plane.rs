@@ -95,12 +95,15 @@ pub trait DataPlane: Send + Sync {
     async fn equal(&self, moved: &Move) -> Result<Verdict, PlaneError>;
 
     /// Step 6, after the decision, at the other side: the fence row to active at [`Move::decided`]'s epoch. Never over a
-    /// later epoch. It need not be durable before [`DataPlane::unlock`] returns.
+    /// later epoch. It need not be durable before [`DataPlane::secure`] returns.
     async fn activate(&self, moved: &Move) -> Result<(), PlaneError>;
 
-    /// Step 7, at the serving side: the lock goes. One that is gone is gone. After step 6, what that did is durable when this
-    /// returns.
+    /// Step 7, at the serving side: the lock goes. One that is gone is gone.
     async fn unlock(&self, moved: &Move) -> Result<(), PlaneError>;
+
+    /// After steps 6 and 7, when nobody waits any more: what step 6 did is durable when this returns. If the other side went
+    /// down meanwhile, [`PlaneError::Unavailable`]: step 6 is done again.
+    async fn secure(&self, moved: &Move) -> Result<(), PlaneError>;
 
     /// After giving up, at the serving side: the fence row to active at [`Move::given_up`]'s epoch, from active at `e`
     /// or moving at `e+1` and from nothing else.

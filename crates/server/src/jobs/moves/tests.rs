@@ -255,6 +255,7 @@ fn rest(mut plane: MockDataPlane) -> MockDataPlane {
     plane.expect_equal().returning(|_| Ok(Verdict::default()));
     plane.expect_activate().returning(|_| Ok(()));
     plane.expect_unlock().returning(|_| Ok(()));
+    plane.expect_secure().returning(|_| Ok(()));
     plane
 }
 
@@ -299,6 +300,7 @@ as_within! {
     equal() -> Step<Verdict>;
     activate() -> Step<()>;
     unlock() -> Step<()>;
+    secure() -> Step<()>;
     reopen() -> Step<()>;
     remove(cleanup: &Cleanup) -> Step<()>;
 }

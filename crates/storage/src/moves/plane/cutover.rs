@@ -55,11 +55,12 @@ impl PgDataPlane {
         } else {
             self.nobody_wrote_there(moved, running).await?;
         }
-        // The tenant is let in there before the row that says so is durable: whoever is answered after it waited for that
-        // too, and the move waits for it before it says that it is done (`unlock`).
-        let mut there = self.session(moved, running, serving.other()).await?;
-        there.put_flushes_off().await.map_err(error::session)?;
-        running.put(serving.other(), there);
+        if moved.path != MovePath::Short {
+            // The tenant is let in there before the row that says so is durable (`open_other`, `secured`).
+            let mut there = self.session(moved, running, serving.other()).await?;
+            fence::put_flushes_off(there.conn()).await.map_err(error::fence)?;
+            running.put(serving.other(), there);
+        }
         match Exclusive::take(session, moved.tenant, within).await.map_err(error::sql("taking the lock"))? {
             Taken::Held(exclusive) => {
                 let waited = exclusive.waited();
@@ -229,9 +230,8 @@ fn hurry(running: &Running, on: bool) {
     }
 }
 
-/// Step 7. Where the session does not answer the lock went with it. Then nobody waits any more, and what step 6 did is made
-/// durable, if it was done.
-pub(super) async fn unlock(moved: &Move, running: &mut Running) -> Result<(), PlaneError> {
+/// Step 7. Where the session does not answer the lock went with it.
+pub(super) async fn unlock(moved: &Move, running: &mut Running) {
     let serving = from(way(moved));
     running.fence_mark = None;
     hurry(running, false);
@@ -241,11 +241,20 @@ pub(super) async fn unlock(moved: &Move, running: &mut Running) -> Result<(), Pl
             Err(error) => tracing::debug!(%error, "the tenant's lock had gone with its session"),
         }
     }
-    // After a cutover that was given up the other side may be what failed. It is asked on a session of its own again.
-    let Some(mut session) = running.take(serving.other()) else { return Ok(()) };
-    if moved.state == MoveState::Decided {
-        session.catch_up_on_flushes().await.map_err(error::session)?;
-        running.put(serving.other(), session);
+    if moved.state != MoveState::Decided {
+        // It waits for no flush, and nothing was opened there.
+        drop(running.take(serving.other()));
     }
+}
+
+/// After step 7. Where the session has gone the database may have gone down with what was done on it: it is done again.
+pub(super) async fn secured(moved: &Move, running: &mut Running) -> Result<(), PlaneError> {
+    let other = from(way(moved)).other();
+    let Some(mut session) = running.take(other) else {
+        return Err(error::later("waiting for what was opened", "its session is not there"));
+    };
+    let secured = fence::secure(session.conn(), moved.tenant, moved.decided().epoch).await;
+    secured.map_err(error::fence)?;
+    running.put(other, session);
     Ok(())
 }

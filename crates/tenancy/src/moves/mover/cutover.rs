@@ -186,6 +186,7 @@ impl Drive<'_> {
         self.timed("letting the lock go", plane.unlock(&self.held.moved)).await?;
         let pause = since.map(|since| since.elapsed());
         self.reach(Point::Unlocked).await;
+        self.timed("waiting for what was opened to be durable", plane.secure(&self.held.moved)).await?;
         self.advance(MoveState::Active, Note { pause, ..Note::default() }).await
     }
 

@@ -127,6 +127,7 @@ async fn what_fails_for_now_is_done_later() {
         Step::Equal,
         Step::Activate,
         Step::Unlock,
+        Step::Secure,
         Step::Remove,
     ] {
         ended(MovePath::Stream, &[Wish::Finish], &[Fault::Fails(step)], MOVED).await;

@@ -547,6 +547,10 @@ impl DataPlane for Plane {
         .await
     }
 
+    async fn secure(&self, _moved: &Move) -> Result<(), PlaneError> {
+        self.step(Step::Secure, "secure", |_| Ok(())).await
+    }
+
     async fn reopen(&self, moved: &Move) -> Result<(), PlaneError> {
         let (serving, _) = sides(moved);
         let (epoch, open) = (moved.epoch.0, Fence { active: true, epoch: moved.given_up().epoch.0 });

@@ -73,6 +73,7 @@ pub(super) enum Step {
     Equal,
     Activate,
     Unlock,
+    Secure,
     Reopen,
     Remove,
 }
