@@ -94,14 +94,15 @@ impl Conn {
         self.fresh
     }
 
-    /// Has it do for the first time what its first user would, unless it is late; whether it may be lent. It may not be while
-    /// it does.
+    /// Has it do for the first time what its first user would, as far as it comes by then; whether it may be lent. It may not
+    /// be while it does, nor when the server did not answer.
     pub(crate) async fn warm_up(&mut self, until: tokio::time::Instant) -> bool {
         if tokio::time::Instant::now() >= until {
             return true;
         }
         self.state = State::Dirty(Left::Nothing);
-        let done = tokio::time::timeout_at(until, warm_up(&mut self.pg, &mut self.prepared)).await;
+        let done = warm_up(&mut self.pg, &mut self.prepared, until);
+        let done = tokio::time::timeout_at(until + GIVE_UP_AFTER, done).await;
         match done {
             Ok(Ok(())) => {
                 (self.state, self.fresh) = (State::Idle(Left::Nothing), false);

@@ -65,7 +65,8 @@ impl Default for TenantPoolSettings {
 
 /// Longest wait for the connections of a pool that is closed: the clean-ups that still run, and a bit.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-/// Longest that connections which are made ahead are made ready for. Those that are not by then are lent as they are.
+/// So long connections that are made ahead are made ready, a statement under way aside. They are lent as far as they are by
+/// then.
 const WARM_WITHIN: Duration = Duration::from_millis(500);
 /// Nothing lingers where a transaction may be idle for less than this.
 const LINGERS_FROM: Duration = Duration::from_millis(100);

@@ -7,6 +7,7 @@
 
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use stagesub_tenancy::{Access, PlacementEpoch, TenantId};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::error::{STALE_EPOCH, sqlstate};
@@ -28,14 +29,18 @@ const TABLES: &str = "SELECT pg_catalog.format('SELECT FROM %I.%I WHERE false', 
     ORDER BY 1
     LIMIT 200";
 
-/// Has a connection that was never used meet what its first user would.
+/// Has a connection that was never used meet what its first user would; tables as far as that is done by then.
 ///
 /// # Errors
 /// The driver's: the connection is to be closed.
 ///
 /// # Cancel safety
 /// None: a transaction may be open.
-pub(crate) async fn warm_up(conn: &mut PgConnection, prepared: &mut Prepared) -> Result<(), sqlx::Error> {
+pub(crate) async fn warm_up(
+    conn: &mut PgConnection,
+    prepared: &mut Prepared,
+    until: Instant,
+) -> Result<(), sqlx::Error> {
     for access in [Access::Write, Access::Read] {
         let enters = if access == Access::Read && prepared.will_have((LOOK, LOOK_SQL)) {
             Enters::PrepareAndLook
@@ -56,6 +61,9 @@ pub(crate) async fn warm_up(conn: &mut PgConnection, prepared: &mut Prepared) ->
     }
     let tables: Vec<String> = sqlx::query_scalar(TABLES).persistent(false).fetch_all(&mut *conn).await?;
     for table in tables {
+        if Instant::now() >= until {
+            break;
+        }
         // Each by itself: who changes one waits for no other, and is not waited for.
         let text = format!("BEGIN READ ONLY;SET LOCAL lock_timeout=10;{table};COMMIT");
         match conn.execute(sqlx::raw_sql(AssertSqlSafe(text))).await {

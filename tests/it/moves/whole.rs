@@ -92,7 +92,15 @@ impl Ground {
             loop {
                 match mover.step().await.expect("the registry answers") {
                     Some(Driven::Ended(ended)) => return ended,
-                    Some(driven) => seen.push(driven),
+                    Some(driven) => {
+                        seen.push(driven);
+                        // Lost may be what has ended: the lease was asked for before the answer to that had come.
+                        let newest =
+                            self.moves.list(None, 1).await.expect("the registry answers").items.pop();
+                        if let Some(ended) = newest.filter(|newest| newest.ended_at.is_some()) {
+                            return Box::new(ended);
+                        }
+                    }
                     None => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }

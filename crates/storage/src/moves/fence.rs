@@ -317,7 +317,7 @@ pub async fn plan_opening(
 }
 
 /// Has the session wait for no flush of what it commits, until [`secure`]. A tenant that is opened so is let in at once;
-/// whoever is answered there has waited for that flush with their own.
+/// whose write is acknowledged there has waited for that flush with their own.
 ///
 /// # Errors
 /// [`FenceError::Failed`].
