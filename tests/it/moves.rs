@@ -15,6 +15,7 @@ mod pair;
 mod plan;
 mod preflight;
 mod registry;
+mod requests;
 mod stream;
 mod streamed;
 mod triggers;

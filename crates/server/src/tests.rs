@@ -25,15 +25,13 @@ use stagesub_domain::ports::databases::MockPlatformDatabases;
 use stagesub_domain::ports::hot_lists::MockHotLists;
 use stagesub_domain::ports::musicians::MockMusicianRepository;
 use stagesub_domain::ports::quotas::{MockQuotaRepository, Quota};
-use stagesub_domain::ports::registry::{
-    MockPersonRegistry, MockTenantDatabases, MockTenantRegistry, TenantAccount, TenantProfile,
-};
+use stagesub_domain::ports::registry::{MockPersonRegistry, MockTenantDatabases};
 use stagesub_domain::ports::settings::MockSettingsRepository;
 use stagesub_domain::ports::{HotLists, MockUnitOfWork, MockUnitOfWorkFactory, Units};
 use stagesub_domain::project::Project;
 use stagesub_domain::role::Role;
 use stagesub_domain::settings::Settings;
-use stagesub_domain::subscription::{Resource, Tier};
+use stagesub_domain::subscription::Resource;
 use stagesub_id_gen::{MockSequenceStore, Reserved};
 use stagesub_tenancy::testing::{FixedClock, InMemoryDirectory, tenant};
 use stagesub_tenancy::{Access, HostPolicy, Resolver, TenantId, TenantScope, TenantStatus, TrustedProxies};
@@ -51,6 +49,7 @@ use crate::state::{AppState, Parts};
 mod moves;
 mod protocol;
 mod route_table;
+mod tenants;
 mod usage;
 
 const USER: Uuid = Uuid::from_u128(7);
@@ -136,15 +135,6 @@ fn parts_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> P
     );
     let mut readiness = MockReadiness::new();
     readiness.expect_check().returning(|| Ok(()));
-    let mut tenants = MockTenantRegistry::new();
-    tenants.expect_list().returning(|_, _, _| Ok(Paged { items: Vec::new(), next: None }));
-    tenants.expect_find().returning(|id| Ok(Some(account(id))));
-    tenants.expect_exists().returning(|_| Ok(true));
-    tenants.expect_find_profile().returning(|id| Ok(Some(profile(id))));
-    tenants.expect_change().returning(|_, _, _| Ok(None));
-    tenants.expect_set_status().returning(|_, _, _, _| Ok(false));
-    tenants.expect_code_is_taken().returning(|_| Ok(false));
-    tenants.expect_reserve().returning(|_, _| Err(StoreError::Unavailable("not here".into())));
     Parts {
         units,
         hot_lists: Arc::new(hot_lists),
@@ -155,7 +145,7 @@ fn parts_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> P
         login: LoginService::new(Arc::new(MockCredentialStore::new()), Arc::clone(&hasher), tokens()),
         authenticator: Authenticator::new(tokens(), Arc::new(authority)),
         passwords: hasher,
-        tenants: Arc::new(tenants),
+        tenants: Arc::new(tenants::registry()),
         people: Arc::new(MockPersonRegistry::new()),
         databases: Arc::new(MockTenantDatabases::new()),
         platform_databases: Arc::new(MockPlatformDatabases::new()),
@@ -171,42 +161,6 @@ fn parts_with(units: Units, hot_lists: impl HotLists + 'static, role: Role) -> P
         metrics: Metrics::default(),
         trusted_proxies: TrustedProxies::default(),
         app_domain: "stagesub.test".to_owned(),
-    }
-}
-
-/// An orchestra as the registry has it.
-fn account(id: TenantId) -> TenantAccount {
-    TenantAccount {
-        id,
-        code: "GOT".parse().expect("a code"),
-        name: "Göteborgs Symfoniker".to_owned(),
-        subdomain: "got".parse().expect("a subdomain"),
-        tier: Tier::Small,
-        limits: Tier::Small.limits(),
-        status: TenantStatus::Active,
-        trial_ends_at: None,
-        subscription_ends_at: None,
-        custom_branding: None,
-        email_domain: None,
-        placement: None,
-        version: 1,
-        created_at: now(),
-        updated_at: now(),
-    }
-}
-
-/// What its own people see of it.
-fn profile(id: TenantId) -> TenantProfile {
-    let TenantAccount { code, name, subdomain, tier, .. } = account(id);
-    TenantProfile {
-        id,
-        code,
-        name,
-        subdomain,
-        tier,
-        trial_ends_at: None,
-        subscription_ends_at: None,
-        custom_branding: None,
     }
 }
 

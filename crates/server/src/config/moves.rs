@@ -33,8 +33,13 @@ impl MoveSettings {
     pub fn from_raw(raw: &RawConfig) -> Result<Self, ConfigError> {
         let default = Self::default();
         Ok(Self {
-            at_once: within("STAGESUB_MOVES_AT_ONCE", raw.stagesub_moves_at_once, default.at_once, 0, 64)?,
-            kept: within("STAGESUB_MOVES_KEPT", raw.stagesub_moves_kept, default.kept, 1, 1000)?,
+            at_once: within(
+                "STAGESUB_MOVES_AT_ONCE",
+                raw.stagesub_moves_at_once.unwrap_or(default.at_once),
+                0,
+                64,
+            )?,
+            kept: within("STAGESUB_MOVES_KEPT", raw.stagesub_moves_kept.unwrap_or(default.kept), 1, 1000)?,
             ..default
         })
     }
@@ -44,27 +49,15 @@ impl MoveSettings {
 pub fn burden(raw: &RawConfig) -> Result<Burden, ConfigError> {
     let default = Burden::default();
     let Some(gib) = raw.stagesub_move_log_gib else { return Ok(default) };
-    let gib = within("STAGESUB_MOVE_LOG_GIB", Some(gib), gib, 1, 1_000_000)?;
+    let gib = within("STAGESUB_MOVE_LOG_GIB", gib, 1, 1_000_000)?;
     Ok(Burden { most: u64::from(gib) << 30, ..default })
 }
 
-fn within(
-    variable: &'static str,
-    value: Option<u32>,
-    default: u32,
-    least: u32,
-    most: u32,
-) -> Result<u32, ConfigError> {
-    match value {
-        None => Ok(default),
-        Some(value) if (least..=most).contains(&value) => Ok(value),
-        Some(value) => Err(ConfigError::OutOfRange {
-            variable,
-            value: value.into(),
-            least: least.into(),
-            most: most.into(),
-        }),
+fn within(variable: &'static str, value: u32, least: u32, most: u32) -> Result<u32, ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(value);
     }
+    Err(ConfigError::OutOfRange { variable, value: value.into(), least: least.into(), most: most.into() })
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use stagesub_storage::error::{ISOLATION, sqlstate};
 use stagesub_storage::logins::{DatabaseLogins, LoginRole};
 use stagesub_storage::moves::plane::Burden;
-use stagesub_tenancy::moves::{Failpoints, Move, MovePath, MoveState, NewMove, Point, Request, Side};
+use stagesub_tenancy::moves::{Failpoints, Move, MoveId, MovePath, MoveState, NewMove, Point, Request, Side};
 use stagesub_tests::database::{connect, run};
-use stagesub_tests::history::driving::patient;
+use stagesub_tests::history::driving::{DrivingNode, patient};
 use stagesub_tests::history::planes::bearing;
 use stagesub_tests::history::{Driving, Gate, Ground, Place, Resident};
 
@@ -91,6 +91,33 @@ async fn the_application_cannot_make_a_write_vanish_from_the_stream() {
     mover.die().await;
 }
 
+/// A move that stands at the beginning of a cutover.
+struct Cutover {
+    id: MoveId,
+    gate: Arc<Gate>,
+    mover: DrivingNode,
+    /// Where the tenant is served.
+    stays: Side,
+}
+
+impl Course<'_> {
+    /// A move begins and stops where it is about to cut over: to the target, or back.
+    async fn comes_to(&self, state: MoveState) -> Cutover {
+        let id = self.begin(MovePath::Stream).await;
+        let gate = Gate::at(Point::State(state));
+        let mover = self.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+        let stays = if state == MoveState::Back {
+            self.driving.until_active(id, Side::Target).await;
+            self.driving.ask(id, Request::Back).await;
+            Side::Target
+        } else {
+            Side::Source
+        };
+        gate.reached().await;
+        Cutover { id, gate, mover, stays }
+    }
+}
+
 /// Everything was compared, and what is compared in the cutover is what the tenant's own side has changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_writes_where_the_tenant_is_not_served_ends_the_cutover() {
@@ -99,17 +126,8 @@ async fn who_writes_where_the_tenant_is_not_served_ends_the_cutover() {
         let (ground, mut residents) = Ground::start(&[label.as_str()]).await;
         ground.furnish(&mut residents[0], 50).await;
         let mut course = Course::of(&ground, &residents[0]);
-        let id = course.begin(MovePath::Stream).await;
-        let gate = Gate::at(Point::State(state));
-        let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
-        let (stays, other) = if state == MoveState::Back {
-            course.driving.until_active(id, Side::Target).await;
-            course.driving.ask(id, Request::Back).await;
-            (Side::Target, &ground.source)
-        } else {
-            (Side::Source, &ground.target)
-        };
-        gate.reached().await;
+        let Cutover { id, gate, mover, stays } = course.comes_to(state).await;
+        let other = course.place(stays.other());
         let rogue = format!(
             "UPDATE ledger.page SET touched = touched + 1 WHERE tenant_id = '{}' AND no = 1",
             course.resident.tenant()
@@ -165,17 +183,8 @@ async fn a_table_that_is_emptied_where_the_tenant_is_not_served_bars_the_way_the
         let (ground, mut residents) = Ground::start(&[label.as_str()]).await;
         ground.furnish(&mut residents[0], 50).await;
         let course = Course::of(&ground, &residents[0]);
-        let id = course.begin(MovePath::Stream).await;
-        let gate = Gate::at(Point::State(state));
-        let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
-        let (stays, other) = if state == MoveState::Back {
-            course.driving.until_active(id, Side::Target).await;
-            course.driving.ask(id, Request::Back).await;
-            (Side::Target, &ground.source)
-        } else {
-            (Side::Source, &ground.target)
-        };
-        gate.reached().await;
+        let Cutover { id, gate, mover, stays } = course.comes_to(state).await;
+        let other = course.place(stays.other());
         run(&mut connect(&other.admin).await, "TRUNCATE ledger.page").await;
         gate.open();
         let error = if state == MoveState::Back {
