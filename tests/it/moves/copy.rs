@@ -360,13 +360,30 @@ async fn circles_and_triggers_move_once_the_mover_may_skip_checks() {
     }
 }
 
+const PLAIN: &str = "
+    SET ROLE stagesub_owner; CREATE SCHEMA plain; CREATE TABLE plain.a (tenant_id uuid PRIMARY KEY, note text);
+    CALL app.protect('plain.a')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_copy_writes_is_on_its_way_to_the_disk_soon() {
+    let own = Own::with(PLAIN).await;
+    own.server.run("shr", &format!("INSERT INTO plain.a VALUES ('{}', 'here')", own.tenant)).await;
+    let (source, target) = (own.site("shr", "stagesub_mover").await, own.site("two", "stagesub_mover").await);
+    let plan = plan(&source, &["plain"], Checks::Kept).await.unwrap();
+    // A trigger there tells how the session is set that writes.
+    let tell = "CREATE FUNCTION plain.tell() RETURNS trigger LANGUAGE plpgsql
+            AS 'BEGIN NEW.note := current_setting(''backend_flush_after''); RETURN NEW; END';
+        CREATE TRIGGER tell BEFORE INSERT ON plain.a FOR EACH ROW EXECUTE FUNCTION plain.tell()";
+    own.server.run("two", tell).await;
+    let (_holder, snapshot) = export(&own.server.admin("shr")).await;
+    let copy = TenantCopy::open(&source, &target, &plan, own.tenant, &snapshot, &streams(1)).await.unwrap();
+    copy.run(&progress()).await.unwrap();
+    assert_eq!(own.server.texts("two", "SELECT note FROM plain.a").await, ["256kB"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mover_that_policies_bind_copies_nothing_and_says_so() {
-    let own = Own::with(
-        "SET ROLE stagesub_owner; CREATE SCHEMA plain; CREATE TABLE plain.a (tenant_id uuid PRIMARY KEY, note text);
-        CALL app.protect('plain.a')",
-    )
-    .await;
+    let own = Own::with(PLAIN).await;
     own.server.run("shr", &format!("INSERT INTO plain.a VALUES ('{}', 'here')", own.tenant)).await;
     let (source, target) = (own.site("shr", "stagesub_mover").await, own.site("two", "stagesub_mover").await);
     let plan = plan(&source, &["plain"], Checks::Kept).await.unwrap();

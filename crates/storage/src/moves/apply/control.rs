@@ -1,6 +1,6 @@
 //! What others see of applying while it goes on, and say to it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -71,8 +71,8 @@ struct Dirty {
 /// Rows that changed since a point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DirtyRows {
-    /// These, in no order.
-    Keys(Vec<(TableName, Key)>),
+    /// These, each table's in no order.
+    Keys(BTreeMap<TableName, Vec<Key>>),
     /// More than were to be remembered: nothing is known but that many did.
     TooMany,
 }
@@ -146,9 +146,12 @@ impl Control {
         if overflowed {
             return DirtyRows::TooMany;
         }
-        DirtyRows::Keys(
-            keys.into_iter().map(|(table, key)| (self.shared.tables[table].clone(), key)).collect(),
-        )
+        let mut by_table: Vec<Vec<Key>> = vec![Vec::new(); self.shared.tables.len()];
+        for (table, key) in keys {
+            by_table[table].push(key);
+        }
+        let changed = self.shared.tables.iter().cloned().zip(by_table);
+        DirtyRows::Keys(changed.filter(|(_, keys)| !keys.is_empty()).collect())
     }
 
     /// How many rows changed since it was asked. `None`: too many to know.
@@ -216,6 +219,12 @@ mod tests {
         vec![TableName { schema: "tenant".to_owned(), name: "note".to_owned() }]
     }
 
+    /// So many of the one table there is.
+    fn told(control: &Control) -> usize {
+        let DirtyRows::Keys(changed) = control.take_dirty() else { panic!("there are few") };
+        changed[&tables()[0]].len()
+    }
+
     #[test]
     fn rows_that_changed_are_told_once() {
         let (control, shared, _tell) = Control::new(tables(), Writers::Tenant, 3, Lsn(5));
@@ -223,8 +232,8 @@ mod tests {
         shared.remember(keys(&["a", "b"]));
         shared.remember(keys(&["b", "c"]));
         assert_eq!(control.dirty_len(), Some(3));
-        assert!(matches!(control.take_dirty(), DirtyRows::Keys(keys) if keys.len() == 3));
-        assert_eq!(control.take_dirty(), DirtyRows::Keys(Vec::new()));
+        assert_eq!(told(&control), 3);
+        assert_eq!(control.take_dirty(), DirtyRows::Keys(BTreeMap::new()));
         shared.remember(keys(&["d"]));
         control.clear_dirty();
         assert_eq!(control.dirty_len(), Some(0));
@@ -238,7 +247,7 @@ mod tests {
         assert_eq!(control.dirty_len(), None);
         assert_eq!(control.take_dirty(), DirtyRows::TooMany);
         shared.remember(keys(&["a"]));
-        assert!(matches!(control.take_dirty(), DirtyRows::Keys(keys) if keys.len() == 1));
+        assert_eq!(told(&control), 1);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgArguments;
 use sqlx::postgres::types::Oid;
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
+use tokio::task::yield_now;
 use uuid::Uuid;
 
 use super::ApplyError;
@@ -17,6 +18,8 @@ use crate::moves::verify::RowKey;
 
 /// A parameter whose type is what the statement casts it to.
 const BY_THE_CAST: Oid = Oid(0);
+/// Keys that are written in one go, in less than a millisecond. There may be many, and others want the thread.
+const AT_ONE_GO: usize = 200;
 
 /// Writes keys as text, as the server would: keys of types that are written alike everywhere without asking it, since
 /// the tenant may be waiting; others as the session's own settings have it. `plan` is that of the database that is asked,
@@ -30,21 +33,20 @@ const BY_THE_CAST: Oid = Oid(0);
 pub async fn key_texts(
     conn: &mut PgConnection,
     plan: &MovePlan,
-    keys: Vec<(TableName, Key)>,
+    keys: BTreeMap<TableName, Vec<Key>>,
 ) -> Result<Vec<RowKey>, ApplyError> {
-    let mut by_table: BTreeMap<TableName, Vec<Key>> = BTreeMap::new();
-    for (table, key) in keys {
-        by_table.entry(table).or_default().push(key);
-    }
     let mut rows = Vec::new();
-    for (name, keys) in by_table {
+    for (name, keys) in keys {
         let differs = |detail: &str| ApplyError::Schema { table: name.clone(), detail: detail.to_owned() };
         let table = plan.table(&name).ok_or_else(|| differs("it is not moved"))?;
         if keys.iter().any(|key| key.0.len() != table.key.len() + 1) {
             return Err(differs("its key has another number of columns"));
         }
         let mut asked = Vec::new();
-        for key in keys {
+        for (place, key) in keys.into_iter().enumerate() {
+            if place % AT_ONE_GO == AT_ONE_GO - 1 {
+                yield_now().await;
+            }
             match known(table, &key) {
                 Some(values) => rows.push(RowKey { table: name.clone(), values }),
                 None => asked.push(key),

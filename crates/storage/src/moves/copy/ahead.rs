@@ -8,6 +8,9 @@
 //! What is more than a few blocks ahead is spilled: into files without a name in the directory for temporary files, which
 //! nobody else can open and the system takes back with the process. [`SpillRoom`] bounds them. Where there is no room, or
 //! no file can be written, reading waits for writing.
+//!
+//! The system is told to write a file out as it grows. By itself it would begin half a minute later, with hundreds of
+//! megabytes at once, and a server that flushes a commit to the same disk would wait behind them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +27,8 @@ use super::block::BLOCK;
 const IN_MEMORY: usize = 16;
 /// Bytes after which a file is passed on.
 const FILE: u64 = 16 << 20;
+/// Bytes that are written out at one go.
+const WRITTEN_OUT: u64 = 1 << 20;
 /// Bytes that are left to others on the file system with the files.
 const LEFT_FREE: u64 = 2 << 30;
 
@@ -45,7 +50,15 @@ impl SpillRoom {
     async fn file(&self) -> io::Result<Option<Spill>> {
         let Ok(permit) = Arc::clone(&self.files).try_acquire_owned() else { return Ok(None) };
         let file = spawn_blocking(self.make).await.map_err(io::Error::other)??;
-        Ok(Some(Spill { file: File::from_std(file), pieces: Vec::new(), bytes: 0, permit }))
+        let disk = Arc::new(file.try_clone()?);
+        Ok(Some(Spill {
+            file: File::from_std(file),
+            disk,
+            pieces: Vec::new(),
+            bytes: 0,
+            written_out: 0,
+            permit,
+        }))
     }
 }
 
@@ -210,8 +223,12 @@ impl Pieces {
 /// Pieces in a file: the bytes in it, the rest here.
 struct Spill {
     file: File,
+    /// The same, for telling the system what to do with it.
+    disk: Arc<std::fs::File>,
     pieces: Vec<Entry>,
     bytes: u64,
+    /// So many of them are on their way to the disk, or there.
+    written_out: u64,
     permit: OwnedSemaphorePermit,
 }
 
@@ -234,10 +251,25 @@ impl Spill {
                 // What was handed to the system without an error.
                 self.file.flush().await?;
                 self.bytes += bytes.len() as u64;
+                self.write_out().await?;
                 Entry::Chunk(bytes.len(), *rows)
             }
         };
         self.pieces.push(entry);
+        Ok(())
+    }
+
+    /// Has the system begin to write out what came since it last was told to. A whole file's last part is, that of others
+    /// is small.
+    async fn write_out(&mut self) -> io::Result<()> {
+        let (from, until) = (self.written_out, self.bytes);
+        if until - from < WRITTEN_OUT && until < FILE {
+            return Ok(());
+        }
+        let disk = Arc::clone(&self.disk);
+        // The disk may be busy, and whoever reads ahead of it may wait.
+        spawn_blocking(move || begin_to_write_out(&disk, from, until)).await.map_err(io::Error::other)??;
+        self.written_out = until;
         Ok(())
     }
 
@@ -259,6 +291,23 @@ fn nameless() -> io::Result<std::fs::File> {
         return Err(io::Error::from(io::ErrorKind::StorageFull));
     }
     tempfile::tempfile_in(directory)
+}
+
+/// Has the system begin to write bytes out, which stay in memory until they are there. What is given up with this advice is
+/// what has been written out before.
+#[cfg(target_os = "linux")]
+fn begin_to_write_out(file: &std::fs::File, from: u64, until: u64) -> io::Result<()> {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+    let (from, length) = (i64::try_from(from), i64::try_from(until - from));
+    let (from, length) = (from.map_err(io::Error::other)?, length.map_err(io::Error::other)?);
+    Ok(posix_fadvise(file, from, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+}
+
+/// Elsewhere the system does it in its own time.
+#[cfg(not(target_os = "linux"))]
+const fn begin_to_write_out(_: &std::fs::File, _: u64, _: u64) -> io::Result<()> {
+    Ok(())
 }
 
 /// A file that is being read.
@@ -326,6 +375,14 @@ mod tests {
         put(&mut ahead, tables(40)).await;
         // Five tables and a begin are in memory; two files of 16 chunks are full, and a third has the rest.
         assert_eq!((ahead.full.len(), room.files.available_permits()), (2, 0));
+        // All of it is on its way to the disk.
+        assert!(
+            ahead
+                .full
+                .iter()
+                .chain(&ahead.filling)
+                .all(|spill| spill.bytes > 0 && spill.written_out == spill.bytes)
+        );
         let (drained, finished) = tokio::join!(drain(pieces), ahead.finish());
         finished.unwrap();
         assert!(drained == tables(40));

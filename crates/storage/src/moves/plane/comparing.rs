@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use stagesub_tenancy::moves::plane::Verdict;
 use stagesub_tenancy::moves::{Move, MovePath, PlaneError};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::running::{Compared, Running, from, way};
@@ -90,7 +91,7 @@ impl PgDataPlane {
                 break;
             }
             self.round_trip(moved, running).await?;
-            pending.extend(self.changed(moved, running, way).await?);
+            note(&mut pending, self.changed(moved, running, way).await?).await;
             let asked: Vec<RowKey> = suspects.iter().cloned().collect();
             let mut found = Vec::new();
             for asked in asked.chunks(ASKED) {
@@ -121,19 +122,15 @@ impl PgDataPlane {
     ) -> Result<u64, PlaneError> {
         let way = way(moved);
         let mut compared = followed(running, way)?;
+        note(&mut compared.pending, self.changed(moved, running, way).await?).await;
         let until = Instant::now() + SETTLING;
-        compared.pending.extend(self.changed(moved, running, way).await?);
-        let all: Vec<RowKey> = compared.pending.iter().cloned().collect();
-        for asked in all.chunks(ASKED) {
-            let differ = self.compare_keys(moved, running, way, asked).await?;
-            for row in asked {
-                compared.pending.remove(row);
-            }
+        let mut left = std::mem::take(&mut compared.pending);
+        while !left.is_empty() && Instant::now() < until {
+            let asked: Vec<RowKey> = std::iter::from_fn(|| left.pop_first()).take(ASKED).collect();
+            let differ = self.compare_keys(moved, running, way, &asked).await?;
             compared.pending.extend(differ.into_iter().map(|difference| difference.row));
-            if Instant::now() >= until {
-                break;
-            }
         }
+        compared.pending.append(&mut left);
         let left = compared.pending.len();
         running.compared = compared;
         let flow = running.flow(way).ok_or_else(|| error::later("comparing", "there is no stream"))?;
@@ -210,6 +207,15 @@ impl PgDataPlane {
     }
 }
 
+/// Adds rows, which may be a minute's: some at a time, since others want the thread.
+async fn note(pending: &mut BTreeSet<RowKey>, rows: Vec<RowKey>) {
+    let mut rows = rows.into_iter().peekable();
+    while rows.peek().is_some() {
+        pending.extend(rows.by_ref().take(ASKED));
+        yield_now().await;
+    }
+}
+
 /// What is known of the rows. It is taken, so that it is unknown where an answer does not come.
 fn followed(running: &mut Running, way: Direction) -> Result<Compared, PlaneError> {
     let compared = std::mem::take(&mut running.compared);
@@ -226,4 +232,26 @@ fn verdict(verified: &Verified) -> Verdict {
         differences.push("and more".to_owned());
     }
     Verdict { rows: verified.rows, differences }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::catalogue::TableName;
+
+    #[test]
+    fn a_minutes_rows_are_added_some_at_a_time() {
+        let table = TableName { schema: "tenant".to_owned(), name: "note".to_owned() };
+        let row = |n: usize| RowKey { table: table.clone(), values: vec![n.to_string()] };
+        let (mut pending, last) = (BTreeSet::from([row(0)]), 2 * ASKED + 1);
+        let mut adding = Box::pin(note(&mut pending, (0..=last).map(row).collect()));
+        let mut goes = 1;
+        while adding.as_mut().now_or_never().is_none() {
+            goes += 1;
+        }
+        drop(adding);
+        assert_eq!((goes, pending.len()), (4, last + 1), "others had their turn in between");
+    }
 }

@@ -54,8 +54,8 @@ impl PgDataPlane {
             }
         } else {
             self.nobody_wrote_there(moved, running).await?;
-        }
-        if moved.path != MovePath::Short {
+            // What is compared now is not compared while the tenant waits, and what compares the rest is planned.
+            self.compare_changed(moved, running).await?;
             // The tenant is let in there before the row that says so is durable (`open_other`, `secured`).
             let mut there = self.session(moved, running, serving.other()).await?;
             fence::put_flushes_off(there.conn()).await.map_err(error::fence)?;
