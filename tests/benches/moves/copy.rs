@@ -3,7 +3,8 @@
 //! A copy is measured beside as many pipes of `psql`, one a table, which copy the same rows in the same format and do
 //! nothing else. The statistics that are taken behind a copy are told apart: they read a sample, however many rows there
 //! are. A comparison, which reads both sides, is measured beside one scan of the source that hashes every row's text, by
-//! one process. Rounds alternate; ratios are those of medians, higher is better.
+//! one process. Rounds alternate; ratios are those of medians, higher is better. Behind them a row is changed, one removed
+//! and one added at the target, and the comparison has to name these three.
 
 use std::num::NonZeroUsize;
 use std::process::{Command, Stdio};
@@ -65,6 +66,7 @@ pub(crate) async fn measure(rows: u32, rounds: usize) -> Copying {
             seconds(&comparisons)
         );
     }
+    ground.find_faults(rows).await;
     Copying {
         copy_vs_pipe: median(&mut pipes) / median(&mut copies),
         verify_vs_scan: median(&mut scans) / median(&mut comparisons),
@@ -211,6 +213,33 @@ impl Ground {
         let taken = began.elapsed();
         assert!(verified.is_equal(), "{:?}", verified.differences);
         taken
+    }
+
+    /// One row that is changed, one that is missing and one too many are found among all of them, by their keys.
+    async fn find_faults(&self, rows: u32) {
+        let mut conn = connect(&self.admin.with_database(&self.target.0)).await;
+        // The tenant's own are numbered 0, 1, 3, 4, 6 and so on.
+        let (changed, missing, extra) = (i64::from(rows) / 6 * 3, i64::from(rows) / 12 * 3 + 1, -7);
+        let of = format!("WHERE tenant_id = '{}' AND no =", self.tenant);
+        let [orders, letters] = TABLES;
+        let spoil = format!(
+            "UPDATE {orders} SET doc = '{{}}' {of} {changed}; DELETE FROM {letters} {of} {missing};
+            INSERT INTO {letters} SELECT tenant_id, {extra}, amount, placed, doc, words, note FROM {letters} {of} {changed}"
+        );
+        run(&mut conn, &spoil).await;
+        let (source, target) = (&self.source.1, &self.target.1);
+        let verified = everything(source, target, &self.plan, self.tenant, &VerifySettings::default())
+            .await
+            .expect("both sides are read");
+        let mut found: Vec<String> = verified.differences.iter().map(ToString::to_string).collect();
+        found.sort();
+        let expected = [
+            format!("{letters} ({extra}) is on the target alone"),
+            format!("{letters} ({missing}) is missing on the target"),
+            format!("{orders} ({changed}) differs on the target"),
+        ];
+        assert_eq!(found, expected);
+        println!("comparing {} rows: {}", verified.rows, found.join("; "));
     }
 }
 

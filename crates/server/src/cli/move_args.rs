@@ -83,7 +83,7 @@ pub struct MoveStartArgs {
 /// How fast rows are copied and compared.
 #[derive(Debug, Args)]
 pub struct PaceArgs {
-    /// Megabytes that may be copied or compared a second, 1 to 4000 [default: 6].
+    /// Megabytes that may be copied or compared a second, 1 to 4000 [default: 5].
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(1..=4000), conflicts_with = "unpaced")]
     pub pace: Option<u32>,
     /// As many as there are; the neighbours notice.

@@ -206,7 +206,7 @@ impl DataPlane for PgDataPlane {
         let running = self.of(moved);
         let mut running = running.lock().await;
         self.still_bearable(moved, &mut running).await?;
-        self.compare_changed(moved, &mut running).await
+        self.settled(moved, &mut running).await
     }
 
     async fn lock(&self, moved: &Move, within: Duration) -> Result<Lock, PlaneError> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection, PgConnection, Row as _};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::identity::{ConnectError, Identity};
@@ -27,16 +27,14 @@ const LONGEST_WHAT: usize = 12;
 /// on every server, for they are compared. A lock that somebody else holds is waited for within a bound; statements
 /// and transactions take as long as the tenant is large. Nothing is compiled: a plan that keeps to indexes looks dear to the
 /// planner, and compiling it takes longer than the answer. `synchronous_commit` stays what the server says. The server
-/// notices a mover that is gone. Last, it says whether it can have its system write pages out early.
+/// notices a mover that is gone. Pages that a session writes are on their way to the disk soon: by itself the server's
+/// system would begin half a minute later, with whole tables of them at once, and everybody's commits would wait behind them.
 const SETTINGS: &str = "SET row_security = off; SET search_path = pg_catalog;
     SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET extra_float_digits = 1;
     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmloption = 'content';
     SET statement_timeout = 0; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = 0;
     SET client_connection_check_interval = '2s'; SET client_min_messages = 'warning'; SET jit = off;
-    SELECT max_val::int > 0 FROM pg_settings WHERE name = 'backend_flush_after'";
-/// Has pages that the session writes be on their way to the disk soon. By itself the system would begin half a minute later,
-/// with whole tables of them at once, and everybody's commits would wait behind them.
-const WRITE_OUT: &str = "SET backend_flush_after = '256kB'";
+    SET backend_flush_after = '256kB'";
 
 /// Keeps a session's plans to indexes, and to one row after the other in a join: right for looking keys up, whatever
 /// the statistics of a table that was filled a moment ago.
@@ -149,20 +147,11 @@ impl Site {
                 Err(ConnectError::Database(sqlx::Error::Io(late)))
             })
             .map_err(|source| SessionError::Connect { database: self.login.describe(), source })?;
+        let set = sqlx::raw_sql(SETTINGS).execute(&mut conn).await;
         let database = self.login.describe();
-        set_up(&mut conn)
-            .await
-            .map_err(|source| SessionError::Setup { database: database.clone(), source })?;
+        set.map_err(|source| SessionError::Setup { database: database.clone(), source })?;
         Ok(MoverSession { conn, pid, database, keeps_to_indexes: false })
     }
-}
-
-async fn set_up(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let answer = sqlx::raw_sql(SETTINGS).fetch_one(&mut *conn).await?;
-    if answer.try_get(0)? {
-        sqlx::raw_sql(WRITE_OUT).execute(conn).await?;
-    }
-    Ok(())
 }
 
 /// A connection as the mover, with policies off.

@@ -80,7 +80,8 @@ pub trait DataPlane: Send + Sync {
     async fn settle(&self, moved: &Move) -> Result<u64, PlaneError>;
 
     /// Step 1, at the serving side: the tenant's exclusive lock, on a session that the server ends soon if it is left
-    /// alone. Waits no longer than `within`, since writers queue behind it. One that is held is held.
+    /// alone. Waits no longer than `within`, since writers queue behind it. One that is held is held. Busy, too, where
+    /// more was left to compare right before it than can be while the tenant waits.
     async fn lock(&self, moved: &Move, within: Duration) -> Result<Lock, PlaneError>;
 
     /// Step 2, at the serving side: in one commit, the fence row from active at `e` to moving at `e+1`, and the marker.

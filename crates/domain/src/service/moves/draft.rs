@@ -53,7 +53,7 @@ pub enum Pace {
 
 impl Pace {
     /// Bytes a second that are copied, or compared, where nothing else was said.
-    pub const USUAL: NonZeroU32 = NonZeroU32::new(6_000_000).expect("it is more than none");
+    pub const USUAL: NonZeroU32 = NonZeroU32::new(5_000_000).expect("it is more than none");
 
     /// Bytes a second; `None`: no bound.
     #[must_use]

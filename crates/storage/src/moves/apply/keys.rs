@@ -87,7 +87,8 @@ async fn of_table(
     let mut left = keys;
     while let Some(first) = left.first() {
         let texts = texts(first);
-        let alike = left.iter().take_while(|key| self::texts(key) == texts).count();
+        let most = chunk(left.len(), texts.len());
+        let alike = left[..most].iter().take_while(|key| self::texts(key) == texts).count();
         let (now, later) = left.split_at(chunk(alike, texts.len()));
         let mut arguments = PgArguments::default();
         for key in now {

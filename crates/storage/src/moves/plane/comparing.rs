@@ -27,15 +27,16 @@ const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often everything is compared again because more rows were on their way than are told one by one.
 const WALKS: u32 = 5;
-/// Longest that changed rows are compared at one go.
+/// Longest that changed rows are compared at one go, and right before the lock.
 const SETTLING: Duration = Duration::from_secs(5);
+const LAST_SETTLING: Duration = Duration::from_millis(500);
 
 impl PgDataPlane {
     /// Compares all rows, or, where that was done and the stream followed since, those that changed.
     pub(super) async fn compare(&self, moved: &Move, running: &mut Running) -> Result<Verdict, PlaneError> {
         let way = way(moved);
         if running.compared.way == Some(way) {
-            self.compare_changed(moved, running).await?;
+            self.settled(moved, running).await?;
             return Ok(Verdict::default());
         }
         for _ in 0..WALKS {
@@ -115,15 +116,26 @@ impl PgDataPlane {
     }
 
     /// Compares rows that changed; how many are left, those that change meanwhile included.
-    pub(super) async fn compare_changed(
+    pub(super) async fn settled(&self, moved: &Move, running: &mut Running) -> Result<u64, PlaneError> {
+        self.compare_changed(moved, running, SETTLING).await
+    }
+
+    /// The same right before the lock: what is compared now is not while the tenant waits. Whether as little is left as can
+    /// be asked at one go.
+    pub(super) async fn is_settled(&self, moved: &Move, running: &mut Running) -> Result<bool, PlaneError> {
+        Ok(self.compare_changed(moved, running, LAST_SETTLING).await? <= ASKED as u64)
+    }
+
+    async fn compare_changed(
         &self,
         moved: &Move,
         running: &mut Running,
+        within: Duration,
     ) -> Result<u64, PlaneError> {
         let way = way(moved);
         let mut compared = followed(running, way)?;
         note(&mut compared.pending, self.changed(moved, running, way).await?).await;
-        let until = Instant::now() + SETTLING;
+        let until = Instant::now() + within;
         let mut left = std::mem::take(&mut compared.pending);
         while !left.is_empty() && Instant::now() < until {
             let asked: Vec<RowKey> = std::iter::from_fn(|| left.pop_first()).take(ASKED).collect();

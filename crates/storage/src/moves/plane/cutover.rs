@@ -53,9 +53,11 @@ impl PgDataPlane {
                 running.short = Some(self.open_short(moved, running).await?);
             }
         } else {
+            if !self.is_settled(moved, running).await? {
+                running.fencing = Some(Fencing::Idle(serving, session));
+                return Ok(Lock::Busy);
+            }
             self.nobody_wrote_there(moved, running).await?;
-            // What is compared now is not compared while the tenant waits, and what compares the rest is planned.
-            self.compare_changed(moved, running).await?;
             // The tenant is let in there before the row that says so is durable (`open_other`, `secured`).
             let mut there = self.session(moved, running, serving.other()).await?;
             fence::put_flushes_off(there.conn()).await.map_err(error::fence)?;
