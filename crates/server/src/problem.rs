@@ -263,8 +263,7 @@ impl Problem {
 
     fn too_many(kind: &'static str, detail: &'static str, retry_after: Duration) -> Self {
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, "Too many requests", detail);
-        // Whole seconds, never too few.
-        problem.retry_after_secs = Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0));
+        problem.retry_after_secs = Some(whole_seconds(retry_after));
         problem
     }
 
@@ -377,6 +376,11 @@ impl From<ResolveError> for Problem {
     }
 }
 
+/// As `Retry-After` has it: never too few.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
 impl From<BeginError> for Problem {
     fn from(error: BeginError) -> Self {
         match error {
@@ -384,6 +388,11 @@ impl From<BeginError> for Problem {
                 RouteError::NoPlacement(_)
                 | RouteError::Open(OpenError::UnknownDatabase(_) | OpenError::WrongDatabase { .. }),
             ) => Self::internal(error),
+            BeginError::Route(RouteError::Open(OpenError::BreakerOpen { retry_after })) => {
+                let mut problem = Self::unavailable(error);
+                problem.retry_after_secs = Some(whole_seconds(retry_after).max(1));
+                problem
+            }
             error => Self::unavailable(error),
         }
     }
@@ -497,5 +506,20 @@ impl From<AuthenticateError> for Problem {
 impl From<Forbidden> for Problem {
     fn from(_: Forbidden) -> Self {
         Self::forbidden()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_a_database_that_is_left_alone_is_told_for_how_long() {
+        let left_alone = OpenError::BreakerOpen { retry_after: Duration::from_millis(4_200) };
+        let told = Problem::from(BeginError::Route(RouteError::Open(left_alone))).into_response();
+        assert_eq!(told.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(told.headers()[header::RETRY_AFTER], "5");
+        let busy = Problem::from(BeginError::Busy).into_response();
+        assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
     }
 }

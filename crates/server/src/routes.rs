@@ -23,7 +23,7 @@ use crate::handlers::{
     auth, health, import, instruments, musicians, platform_databases, platform_moves, platform_tenants,
     platform_usage, platform_users, positions, projects, tenant, users,
 };
-use crate::openapi::ApiDoc;
+use crate::openapi::{ApiDoc, describe_common_answers};
 use crate::problem::Problem;
 use crate::state::AppState;
 use crate::telemetry::request::{note_route, note_tenant, observe};
@@ -81,12 +81,19 @@ fn api() -> OpenApiRouter<AppState> {
 /// The description of the API, as it is served.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    api().split_for_parts().1
+    described(api()).1
+}
+
+/// The API, and what is said of it.
+fn described(api: OpenApiRouter<AppState>) -> (Router<AppState>, utoipa::openapi::OpenApi) {
+    let (api, mut description) = api.split_for_parts();
+    describe_common_answers(&mut description);
+    (api, description)
 }
 
 /// What answers by the host that is asked: the API and its description.
 fn addressed(api: OpenApiRouter<AppState>) -> Router<AppState> {
-    let (api, description) = api.split_for_parts();
+    let (api, description) = described(api);
     api.merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description))
 }
 

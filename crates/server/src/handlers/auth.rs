@@ -77,8 +77,6 @@ pub struct MeResponse {
     (status = OK, body = LoginResponse),
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = TOO_MANY_REQUESTS, body = ProblemBody, content_type = "application/problem+json"),
-    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn login(
     State(state): State<AppState>,
@@ -131,7 +129,6 @@ pub async fn login(
 /// Who holds the token.
 #[utoipa::path(get, path = "/api/v1/auth/me", tag = "auth", security(("bearer" = [])), responses(
     (status = OK, body = MeResponse),
-    (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn me(caller: AnyCaller) -> Json<MeResponse> {
     Json(MeResponse { id: caller.user, role: caller.role, tenant_code: caller.tenant_code })

@@ -93,8 +93,6 @@ pub struct RemarkBody {
     (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
     (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
     (status = PAYLOAD_TOO_LARGE, body = ProblemBody, content_type = "application/problem+json"),
-    (status = TOO_MANY_REQUESTS, body = ProblemBody, content_type = "application/problem+json"),
-    (status = SERVICE_UNAVAILABLE, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn import(
     State(state): State<AppState>,

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::extract::TenantCaller;
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::Problem;
 use crate::state::AppState;
 
 /// The orchestra.
@@ -73,7 +73,6 @@ pub struct LimitBody {
 #[utoipa::path(get, path = "/api/v1/tenant", operation_id = "show_tenant", tag = "orchestra",
     security(("bearer" = [])), responses(
     (status = OK, body = TenantBody),
-    (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn show_tenant(
     State(state): State<AppState>,

@@ -42,7 +42,6 @@ const PATIENCE: Duration = Duration::from_secs(4);
     (status = OK, body = String, content_type = "text/event-stream",
         description = "Events called `move`, whose data is the move as it is shown otherwise"),
     (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = TOO_MANY_REQUESTS, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn watch(
     State(state): State<AppState>,
