@@ -76,6 +76,7 @@ pub struct ServiceOptions {
     schema: Option<(String, Migrator)>,
     reference: Vec<String>,
     pools: FactorySettings,
+    pool_cache: PoolSettings,
 }
 
 impl ServiceOptions {
@@ -96,6 +97,7 @@ impl ServiceOptions {
             schema: None,
             reference: Vec::new(),
             pools: FactorySettings::default(),
+            pool_cache: PoolSettings::default(),
         })
     }
 
@@ -118,6 +120,15 @@ impl ServiceOptions {
     #[must_use]
     pub fn pools(mut self, settings: FactorySettings) -> Self {
         self.pools = settings;
+        self
+    }
+
+    /// How many pools of dedicated databases are kept, how many connections they may hold together and when a failing
+    /// database is left alone. Each node has that budget for itself: where several nodes serve, give each its part of
+    /// what the servers have room for.
+    #[must_use]
+    pub const fn pool_cache(mut self, settings: PoolSettings) -> Self {
+        self.pool_cache = settings;
         self
     }
 
@@ -191,7 +202,7 @@ impl ServiceOptions {
     /// # Errors
     /// [`ServiceError`]; [`ServiceError::Hole`] when isolation does not stand.
     pub async fn connect(self) -> Result<Service, ServiceError> {
-        let Self { database, keys, hosts, schema, reference, pools } = self;
+        let Self { database, keys, hosts, schema, reference, pools, pool_cache } = self;
         let adoption = schema.as_ref().map(|(name, _)| {
             reference.iter().fold(Adoption::of(name), |all, table| all.reference_table(table))
         });
@@ -207,7 +218,7 @@ impl ServiceOptions {
         let directory = CachedDirectory::new(stored, CacheSettings::default());
         let remembered = RememberedLogins::new(logins.clone(), REMEMBERED);
         let factory = Arc::new(LeanPoolFactory::new(Arc::new(remembered), pools));
-        let router = Arc::new(Router::new(Arc::new(directory.clone()), factory, PoolSettings::default()));
+        let router = Arc::new(Router::new(Arc::new(directory.clone()), factory, pool_cache));
         let follower = ChangeFollower::new(
             Arc::new(PgChangeFeed::new(&registry)),
             vec![Arc::new(directory.clone()), Arc::clone(&router) as _],
