@@ -60,6 +60,7 @@ pub(crate) async fn all(
     let no_ping = pool(bound, false).await;
     let classic = pool(classic, true).await;
     let unfenced = lean::pool(options(bound, through), CONNECTIONS as usize, "SELECT 1");
+    let unfenced_writes = unfenced.clone();
     let mut candidates = Vec::new();
 
     let reads = default.clone();
@@ -78,6 +79,14 @@ pub(crate) async fn all(
         let pool = default.clone();
         async move {
             let done = update(tenant, task).execute(&pool).await.expect("it is written");
+            assert_eq!(done.rows_affected(), 1);
+        }
+    }));
+    candidates.push(Candidate::new("write, unfenced, lean pool", move |task| {
+        let pool = unfenced_writes.clone();
+        async move {
+            let mut connection = pool.get().await.expect("a connection");
+            let done = update(tenant, task).execute(&mut *connection).await.expect("it is written");
             assert_eq!(done.rows_affected(), 1);
         }
     }));

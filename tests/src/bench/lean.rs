@@ -1,4 +1,5 @@
-//! A pool as lean as the product's, without what makes that one safe: it lends connections as they are.
+//! A pool as lean as the product's, without what makes that one safe: it lends connections as they are, the one that was used
+//! last first.
 
 use deadpool::managed::{self, Metrics, Pool, RecycleResult};
 use sqlx::postgres::PgConnectOptions;
@@ -34,5 +35,6 @@ pub type LeanPool = Pool<Connections>;
 /// Never: the settings are complete.
 #[must_use]
 pub fn pool(options: PgConnectOptions, size: usize, first: &'static str) -> LeanPool {
-    Pool::builder(Connections { options, first }).max_size(size).build().expect("the settings are complete")
+    let pool = Pool::builder(Connections { options, first }).max_size(size);
+    pool.queue_mode(managed::QueueMode::Lifo).build().expect("the settings are complete")
 }
