@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::identity::{ConnectError, Identity};
@@ -27,14 +27,16 @@ const LONGEST_WHAT: usize = 12;
 /// on every server, for they are compared. A lock that somebody else holds is waited for within a bound; statements
 /// and transactions take as long as the tenant is large. Nothing is compiled: a plan that keeps to indexes looks dear to the
 /// planner, and compiling it takes longer than the answer. `synchronous_commit` stays what the server says. The server
-/// notices a mover that is gone. Pages that a session writes are on their way to the disk soon: by itself the server's
-/// system would begin half a minute later, with whole tables of them at once, and everybody's commits would wait behind them.
+/// notices a mover that is gone.
 const SETTINGS: &str = "SET row_security = off; SET search_path = pg_catalog;
     SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET extra_float_digits = 1;
     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmloption = 'content';
     SET statement_timeout = 0; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = 0;
-    SET client_connection_check_interval = '2s'; SET client_min_messages = 'warning'; SET jit = off;
-    SET backend_flush_after = '256kB'";
+    SET client_connection_check_interval = '2s'; SET client_min_messages = 'warning'; SET jit = off";
+
+/// Has pages that a session writes be on their way to the disk soon. By itself the server's system would begin half a minute
+/// later, with whole tables of them at once, and everybody's commits would wait behind them.
+const WRITE_OUT: &str = "SET backend_flush_after = '256kB'";
 
 /// Keeps a session's plans to indexes, and to one row after the other in a join: right for looking keys up, whatever
 /// the statistics of a table that was filled a moment ago.
@@ -86,13 +88,22 @@ pub struct Site {
     move_id: Uuid,
     login: ConnectionTarget,
     identity: Identity,
+    gentle: bool,
 }
 
 impl Site {
     /// A database as the mover's login reaches it. Each session asks it whether it is the one meant.
     #[must_use]
     pub const fn new(move_id: Uuid, login: ConnectionTarget, identity: Identity) -> Self {
-        Self { move_id, login, identity }
+        Self { move_id, login, identity, gentle: false }
+    }
+
+    /// Sessions that are opened from here on have what they write written out as it comes, for those who flush to the same
+    /// disk. A copy that may go as fast as it can takes up to a fifth longer by it.
+    #[must_use]
+    pub const fn gentle(mut self) -> Self {
+        self.gentle = true;
+        self
     }
 
     /// How the mover reaches it.
@@ -147,7 +158,8 @@ impl Site {
                 Err(ConnectError::Database(sqlx::Error::Io(late)))
             })
             .map_err(|source| SessionError::Connect { database: self.login.describe(), source })?;
-        let set = sqlx::raw_sql(SETTINGS).execute(&mut conn).await;
+        let settings = if self.gentle { format!("{SETTINGS};{WRITE_OUT}") } else { SETTINGS.to_owned() };
+        let set = sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut conn).await;
         let database = self.login.describe();
         set.map_err(|source| SessionError::Setup { database: database.clone(), source })?;
         Ok(MoverSession { conn, pid, database, keeps_to_indexes: false })

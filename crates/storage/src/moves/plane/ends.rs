@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::running::{Compared, Running, place, side_place};
 use super::stamp::{self, Stamp};
-use super::{PgDataPlane, error};
+use super::{PgDataPlane, error, opening};
 use crate::identity::Identity;
 use crate::logins::LoginRole;
 use crate::moves::plan::{Checks, MovePlan};
@@ -73,7 +73,11 @@ impl PgDataPlane {
             return Ok(Arc::clone(ends));
         }
         let end = |placement| self.end(moved.id.as_uuid(), moved.tenant, placement);
-        let ends = Ends([end(moved.source).await?, end(moved.target).await?]);
+        let mut ends = [end(moved.source).await?, end(moved.target).await?];
+        if opening::pace(moved).is_limited() {
+            ends = ends.map(|End { site, login }| End { site: site.gentle(), login });
+        }
+        let ends = Ends(ends);
         Ok(Arc::clone(running.ends.insert(Arc::new(ends))))
     }
 
