@@ -360,16 +360,22 @@ async fn circles_and_triggers_move_once_the_mover_may_skip_checks() {
     }
 }
 
-const PLAIN: &str = "
-    SET ROLE stagesub_owner; CREATE SCHEMA plain; CREATE TABLE plain.a (tenant_id uuid PRIMARY KEY, note text);
-    CALL app.protect('plain.a')";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_gentle_copy_writes_is_on_its_way_to_the_disk_soon() {
-    let own = Own::with(PLAIN).await;
+/// One table and one row of it.
+async fn plain() -> (Own, [Site; 2], MovePlan) {
+    let own = Own::with(
+        "SET ROLE stagesub_owner; CREATE SCHEMA plain; CREATE TABLE plain.a (tenant_id uuid PRIMARY KEY, note text);
+        CALL app.protect('plain.a')",
+    )
+    .await;
     own.server.run("shr", &format!("INSERT INTO plain.a VALUES ('{}', 'here')", own.tenant)).await;
     let (source, target) = (own.site("shr", "stagesub_mover").await, own.site("two", "stagesub_mover").await);
     let plan = plan(&source, &["plain"], Checks::Kept).await.unwrap();
+    (own, [source, target], plan)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gentle_copy_writes_is_on_its_way_to_the_disk_soon() {
+    let (own, [source, target], plan) = plain().await;
     // A trigger there tells how the session is set that writes.
     let tell = "CREATE FUNCTION plain.tell() RETURNS trigger LANGUAGE plpgsql
             AS 'BEGIN NEW.note := current_setting(''backend_flush_after''); RETURN NEW; END';
@@ -386,10 +392,7 @@ async fn what_a_gentle_copy_writes_is_on_its_way_to_the_disk_soon() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mover_that_policies_bind_copies_nothing_and_says_so() {
-    let own = Own::with(PLAIN).await;
-    own.server.run("shr", &format!("INSERT INTO plain.a VALUES ('{}', 'here')", own.tenant)).await;
-    let (source, target) = (own.site("shr", "stagesub_mover").await, own.site("two", "stagesub_mover").await);
-    let plan = plan(&source, &["plain"], Checks::Kept).await.unwrap();
+    let (own, [source, target], plan) = plain().await;
     own.server.run("postgres", "ALTER ROLE stagesub_mover NOBYPASSRLS").await;
     let (_holder, snapshot) = export(&own.server.admin("shr")).await;
     let copy = TenantCopy::open(&source, &target, &plan, own.tenant, &snapshot, &streams(1)).await.unwrap();

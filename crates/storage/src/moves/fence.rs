@@ -317,7 +317,7 @@ pub async fn plan_opening(
 }
 
 /// Has the session wait for no flush of what it commits, until [`secure`]. A tenant that is opened so is let in at once;
-/// whose write is acknowledged there has waited for that flush with their own.
+/// whoever has a write acknowledged there has waited for that flush with it.
 ///
 /// # Errors
 /// [`FenceError::Failed`].

@@ -73,7 +73,8 @@ impl Drive<'_> {
             }
             sleep(settings.lock_pause).await;
         }
-        Err(Halt::Later("the tenant's transactions left no gap for the lock".to_owned()))
+        let why = "the tenant's transactions left no gap for the lock, or change more than is compared right before it";
+        Err(Halt::Later(why.to_owned()))
     }
 
     /// Steps 2 to 4.
