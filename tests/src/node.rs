@@ -1,13 +1,18 @@
 //! A second node on a test's databases, as another `serve` beside the first.
 
+use std::time::Duration;
+
 use axum::Router;
 use stagesub_server::config::{Bounds, PoolSizes};
 use stagesub_server::jobs::Jobs;
 use stagesub_server::jobs::changes::Follow;
 use stagesub_server::routes::build_router;
 use stagesub_server::wiring::Platform;
+use stagesub_tenancy::ConfigVersion;
+use tokio::time::timeout;
 
 use crate::client::Client;
+use crate::database::connect;
 use crate::platform::{TestPlatform, open, serving, settings};
 
 /// Another node of a [`TestPlatform`]: caches, pools and background jobs of its own.
@@ -37,6 +42,25 @@ impl SecondNode {
     #[must_use]
     pub fn asked_by(&self, client: &Client) -> Client {
         client.through(self.router.clone())
+    }
+
+    /// Waits until it has heard of everything that was changed before, so that nothing of that empties its caches
+    /// later.
+    ///
+    /// # Panics
+    /// If it has not within a minute.
+    pub async fn until_followed(&self, platform: &TestPlatform) {
+        let mut admin = connect(platform.registry()).await;
+        let version: i64 = sqlx::query_scalar("SELECT version FROM registry.version")
+            .fetch_one(&mut admin)
+            .await
+            .expect("the registry has a version");
+        let followed = async {
+            while self.wired.heard().version() < ConfigVersion(version) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_mins(1), followed).await.expect("the node follows");
     }
 
     /// The adapters behind its ports.

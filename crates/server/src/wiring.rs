@@ -405,6 +405,12 @@ impl Platform {
         usage::add(&self.meter, self.usage.as_ref()).await
     }
 
+    /// How far this node's caches have followed the registry.
+    #[must_use]
+    pub fn heard(&self) -> &Heard {
+        &self.heard
+    }
+
     /// What is counted for Prometheus.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {

@@ -100,11 +100,13 @@ async fn a_node_whose_pools_are_used_up_does_not_serve_what_it_remembers() {
     for subdomain in ["one", "two", "three"] {
         all.push(node.asked_by(&platform.orchestra(Kept::Shared, subdomain).await.admin));
     }
+    let superadmin = platform.superadmin().await;
+    superadmin.get("/api/v1/platform/tenants").await.expect(200);
+    // What the node remembers from here on it keeps: their requests come as far as the orchestras' people.
+    node.until_followed(&platform).await;
     for one in &all {
         one.get(MUSICIANS).await.expect(200);
     }
-    let superadmin = platform.superadmin().await;
-    superadmin.get("/api/v1/platform/tenants").await.expect(200);
 
     // Neither the feed nor suspending an orchestra reads this table.
     let mut admin = connect(platform.registry()).await;

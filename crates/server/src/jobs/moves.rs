@@ -10,9 +10,10 @@ use stagesub_tenancy::moves::{
     Side,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::config::MoveSettings;
 use crate::metrics::Metrics;
@@ -91,11 +92,12 @@ impl Movers {
                     let seat = self.seat(place, &room);
                     seats.push(Arc::downgrade(&seat));
                     let mover = self.mover(seat, told.clone());
-                    tracing::info!(
-                        moved = %held.moved.id, tenant = %held.moved.tenant, state = %held.moved.state,
-                        "driving a move"
-                    );
-                    tasks.spawn(async move { mover.drive(held, asked).await });
+                    let span = tracing::info_span!("move", move.id = %held.moved.id, tenant.id = %held.moved.tenant);
+                    let driving = async move {
+                        tracing::info!(state = %held.moved.state, "driving a move");
+                        tell_of(&mover.drive(held, asked).await);
+                    };
+                    tasks.spawn(driving.instrument(span));
                     continue;
                 }
                 Ok(None) => away = false,
@@ -111,12 +113,12 @@ impl Movers {
                 () = stop.cancelled() => break,
                 () = self.begun.notified() => {}
                 () = tokio::time::sleep(PERIOD.mul_f64(rand::random_range(0.75..1.25))) => {}
-                Some(driven) = tasks.join_next() => tell_of(driven),
+                Some(ended) = tasks.join_next() => tell_of_failure(ended),
             }
         }
         tell.send_replace(true);
-        while let Some(driven) = tasks.join_next().await {
-            tell_of(driven);
+        while let Some(ended) = tasks.join_next().await {
+            tell_of_failure(ended);
         }
     }
 
@@ -157,15 +159,18 @@ impl Movers {
     }
 }
 
-fn tell_of(driven: Result<Driven, tokio::task::JoinError>) {
+fn tell_of(driven: &Driven) {
     match driven {
-        Ok(Driven::Ended(moved)) => {
-            tracing::info!(moved = %moved.id, state = %moved.state, "a move has ended");
-        }
-        Ok(Driven::Lost) => tracing::warn!("a move is another node's now"),
+        Driven::Ended(moved) => tracing::info!(state = %moved.state, "a move has ended"),
+        Driven::Lost => tracing::warn!("a move is another node's now"),
         // Told where it happened.
-        Ok(Driven::Released(_) | Driven::Stopped) => {}
-        Err(error) => tracing::error!(cause = %error, "a mover failed; its move is taken up after its lease"),
+        Driven::Released(_) | Driven::Stopped => {}
+    }
+}
+
+fn tell_of_failure(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(cause = %error, "a mover failed; its move is taken up after its lease");
     }
 }
 
