@@ -27,6 +27,7 @@ use crate::roles;
 use crate::target::ConnectionTarget;
 
 pub use allowed::{AllowedHosts, HostRefused, InvalidHosts, Reached};
+pub use elsewhere::Looked;
 use elsewhere::{Maker, Named, refuse_unsound};
 pub use shared::{AddedShared, NewShared, SharedDatabases};
 
@@ -85,13 +86,7 @@ impl DedicatedDatabases {
             Home::Server(url) => Named::Server(url, dedicated_name(tenant)),
             Home::Database(url) => Named::Database(url),
         };
-        let maker = Maker {
-            registry: &self.registry,
-            keys: &self.keys,
-            allowed: &self.allowed,
-            expected: &self.expected,
-            adopt_logins: false,
-        };
+        let maker = self.maker();
         let made = maker.make(DatabaseKind::Dedicated(tenant), &named).await?;
         for partial in &made.partial {
             tracing::warn!(database = %made.id, what = partial.name, why = partial.why, "less well defended than it could be");
@@ -100,6 +95,50 @@ impl DedicatedDatabases {
             maker.set_ready(made.id).await?;
         }
         Ok(made.id)
+    }
+
+    /// What there is where [`DedicatedDatabases::create_at`] would make a tenant's own database. Makes nothing.
+    ///
+    /// # Errors
+    /// [`MigrateError`]: what that would refuse before it makes anything.
+    pub async fn look_at(&self, tenant: TenantId, home: &Home) -> Result<Looked, MigrateError> {
+        let kind = DatabaseKind::Dedicated(tenant);
+        let name = dedicated_name(tenant);
+        match home {
+            Home::Beside => {
+                let ours = self.beside().await?;
+                self.maker().look(kind, &Named::Ours(&ours, name)).await
+            }
+            Home::Server(url) => self.maker().look(kind, &Named::Server(url, name)).await,
+            Home::Database(url) => self.maker().look(kind, &Named::Database(url)).await,
+        }
+    }
+
+    fn maker(&self) -> Maker<'_> {
+        Maker {
+            registry: &self.registry,
+            keys: &self.keys,
+            allowed: &self.allowed,
+            expected: &self.expected,
+            adopt_logins: false,
+        }
+    }
+
+    /// The platform's migrator in the first shared database.
+    async fn beside(&self) -> Result<ConnectionTarget, MigrateError> {
+        let doing = "looking for the shared database";
+        let mut tx = self.registry.begin_control().await.map_err(during(doing))?;
+        let shared = sqlx::query_scalar!(
+            "SELECT id FROM registry.databases WHERE kind = 'shared' AND status = 'ready' ORDER BY id LIMIT 1"
+        )
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(during(doing))?
+        .ok_or(MigrateError::NoShared)?;
+        let (database, role) = (DatabaseId::from_uuid(shared), LoginRole::Migrator);
+        let login = find_login(&mut tx, &self.keys, database, role).await?;
+        tx.commit().await.map_err(during(doing))?;
+        login.ok_or(MigrateError::NoLogin { database, role })
     }
 
     /// Creates, migrates and marks a tenant's own database, on the server of the shared database; finishes

@@ -53,7 +53,7 @@ mod tests;
 
 pub use failpoint::{Failpoints, Point};
 pub use mover::{Driven, MoveObserver, Mover, MoverSettings};
-pub use plane::{DataPlane, PlaneError};
+pub use plane::{DataPlane, NewTarget, PlaneError};
 pub use record::{
     Cleanup, FencingToken, Held, Move, MoveId, MovePrefix, NewMove, Note, Requester, TableProgress,
 };

@@ -1,7 +1,7 @@
 //! What is refused before anything is made: no role, no database, no row.
 
 use secrecy::SecretString;
-use stagesub_storage::databases::{AllowedHosts, DedicatedDatabases, Home, HostRefused};
+use stagesub_storage::databases::{AllowedHosts, DedicatedDatabases, Home, HostRefused, Looked};
 use stagesub_storage::doctor::Expectations;
 use stagesub_storage::migrate::MigrateError;
 use stagesub_storage::target::ConnectionTarget;
@@ -13,7 +13,9 @@ use super::{Ground, name};
 impl Ground {
     async fn refused(&self, tenant: TenantId, home: &Home) -> MigrateError {
         let before = (self.recorded().await, self.roles().await);
+        let looked = self.dedicated.look_at(tenant, home).await.unwrap_err();
         let refused = self.dedicated.create_at(tenant, home).await.unwrap_err();
+        assert_eq!(looked.to_string(), refused.to_string(), "who looks is told what who makes it would be");
         assert_eq!((self.recorded().await, self.roles().await), before, "{refused}");
         // A sentence with what to do.
         assert!(
@@ -169,4 +171,34 @@ async fn a_tenant_has_one_database_of_its_own() {
     let refused = ground.refused(there, &Home::Beside).await;
     assert!(matches!(refused, MigrateError::HasOwn { .. }), "{refused}");
     assert_eq!(ground.dedicated.create_at(there, &elsewhere).await.unwrap(), own);
+}
+
+#[tokio::test]
+async fn where_a_database_is_to_be_is_looked_at_and_nothing_is_made() {
+    let ground = Ground::new().await;
+    let tenant = ground.tenant("FFF").await;
+    let identifier = "SELECT system_identifier::text FROM pg_control_system()";
+    let before = (ground.recorded().await, ground.roles().await);
+    for (home, server) in
+        [(Home::Beside, &ground.ours), (Home::Server(ground.other.admin("postgres")), &ground.other)]
+    {
+        let looked = ground.dedicated.look_at(tenant, &home).await.unwrap();
+        let Looked::ToBeMade(target) = looked else { panic!("nothing is there: {looked:?}") };
+        assert_eq!(vec![target.server_identifier], server.texts("postgres", identifier).await);
+        let decodes = server.texts("postgres", "SHOW wal_level").await == ["logical"];
+        assert_eq!(
+            (target.decodes, target.streaming.is_empty()),
+            (decodes, decodes),
+            "{:?}",
+            target.streaming
+        );
+        assert_eq!(target.obstacles, [""; 0]);
+    }
+    assert_eq!((ground.recorded().await, ground.roles().await), before);
+
+    let made = ground.dedicated.create_at(tenant, &Home::Beside).await.unwrap();
+    let looked = ground.dedicated.look_at(tenant, &Home::Beside).await.unwrap();
+    assert!(matches!(looked, Looked::Ready(id) if id == made), "{looked:?}");
+    let elsewhere = ground.refused(tenant, &Home::Server(ground.other.admin("postgres"))).await;
+    assert!(matches!(elsewhere, MigrateError::HasOwn { .. }), "{elsewhere}");
 }

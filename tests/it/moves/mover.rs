@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stagesub_tenancy::moves::plane::{CopyProgress, Lag, Lock, Verdict};
+use stagesub_tenancy::moves::plane::{CopyProgress, Lag, Lock, NewTarget, Verdict};
 use stagesub_tenancy::moves::record::Object;
 use stagesub_tenancy::moves::{
     Cleanup, DataPlane, Driven, Move, MoveId, MovePath, MoveRegistry, MoveState, Mover, MoverSettings,
@@ -37,7 +37,12 @@ impl DataPlane for Paper {
         Ok(())
     }
 
-    async fn preflight_source(&self, _source: &Located, _path: MovePath) -> Result<Vec<String>, PlaneError> {
+    async fn preflight_source(
+        &self,
+        _source: &Located,
+        _path: MovePath,
+        _target: Option<NewTarget>,
+    ) -> Result<Vec<String>, PlaneError> {
         Ok(Vec::new())
     }
 

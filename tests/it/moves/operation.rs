@@ -83,12 +83,17 @@ async fn over_http_an_orchestra_goes_there_and_back_and_stays_where_it_is_told_t
         let body = json!({"firstName": "Ada", "lastName": "Ek", "email": format!("a{n}@b.example")});
         got.admin.post("/api/v1/musicians", &body).await.expect(201);
     }
-    // There is no such database yet, so nothing can stand in the way there.
+    // There is no such database yet, and nothing stands in the way where it would be made.
     let wanted = json!({"to": "dedicated", "path": "stream", "pace": 0});
     let dry = json!({"to": "dedicated", "path": "stream", "pace": 0, "dryRun": true});
     let outlook = superadmin.post(&of_tenant(&got), &dry).await.ok();
     assert_eq!((&outlook["target"], &outlook["obstacles"]), (&Value::Null, &json!([])));
     assert_eq!((&outlook["path"], &outlook["keepsWayBack"]), (&json!("stream"), &json!(true)));
+    // What is named is looked at, as far as it may be.
+    let named = json!({"to": "dedicated", "url": "postgres://somebody:x@127.0.0.1:1/theirs", "dryRun": true});
+    let outlook = superadmin.post(&of_tenant(&got), &named).await.ok();
+    let told = outlook["obstacles"][0].as_str().expect("a sentence");
+    assert!(told.contains("STAGESUB_DATABASE_HOSTS") && !told.contains(":x@"), "{told}");
     assert_eq!(superadmin.list_all(MOVES).await, Vec::<Value>::new());
 
     let keyed = superadmin.with_header("idempotency-key", "there");

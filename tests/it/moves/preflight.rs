@@ -20,7 +20,7 @@ use stagesub_storage::moves::slot::stream_name;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::logins::PgDatabaseLogins;
 use stagesub_storage::registry::moves::PgMoveRegistry;
-use stagesub_tenancy::moves::{DataPlane, Move, MoveId, MovePath, MovePrefix, NewMove, Requester};
+use stagesub_tenancy::moves::{DataPlane, Move, MoveId, MovePath, MovePrefix, NewMove, NewTarget, Requester};
 use stagesub_tenancy::{DatabaseId, Located, Placement, PlacementEpoch, PoolTarget, TenantId};
 use stagesub_tests::database::connect;
 use uuid::Uuid;
@@ -387,9 +387,27 @@ async fn where_a_tenant_is_is_looked_at_before_there_is_a_place_for_it() {
     let ground = Ground::new().await;
     let source = ground.moved.undecided();
     let told = async |at: &Located| {
-        obstacles_at_source(&ground.source, at, &contents(), MovePath::Stream).await.unwrap()
+        obstacles_at_source(&ground.source, at, &contents(), MovePath::Stream, None).await.unwrap()
     };
     assert_eq!(told(&source).await, [""; 0]);
+    // And where it is to be made; a server that is both sides is asked for both.
+    let identifier =
+        ground.ours.texts("postgres", "SELECT system_identifier::text FROM pg_control_system()").await;
+    let beyond = ["it is full", "it has no slot"].map(str::to_owned).to_vec();
+    for (server_identifier, path, expected) in [
+        (&*identifier[0], MovePath::Stream, &beyond[..0]),
+        ("7", MovePath::Stream, &beyond[..]),
+        ("7", MovePath::Triggers, &beyond[..1]),
+    ] {
+        let target = NewTarget {
+            server_identifier: server_identifier.to_owned(),
+            decodes: true,
+            obstacles: beyond[..1].to_vec(),
+            streaming: beyond.clone(),
+        };
+        let told = obstacles_at_source(&ground.source, &source, &contents(), path, Some(&target)).await;
+        assert_eq!(told.unwrap(), expected, "{server_identifier} {path}");
+    }
     let earlier = told(&Located { epoch: PlacementEpoch(4), ..source }).await;
     assert!(earlier.len() == 1 && earlier[0].contains("at epoch 5"), "{earlier:?}");
     ground.at_source("ALTER ROLE stagesub_mover NOREPLICATION").await;

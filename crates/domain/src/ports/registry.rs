@@ -5,6 +5,7 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
+use stagesub_tenancy::moves::NewTarget;
 use stagesub_tenancy::{ConfigVersion, DatabaseId, Subdomain, Tenant, TenantCode, TenantId, TenantStatus};
 use uuid::Uuid;
 
@@ -245,12 +246,24 @@ pub enum DedicatedPlace {
     Database(SecretString),
 }
 
+/// What there is where a tenant's own database is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prospect {
+    /// The database itself, ready.
+    Ready(DatabaseId),
+    /// Nothing that stands in the way of making it, or what an earlier try left of it; and what the server is like.
+    ToBeMade(NewTarget),
+}
+
 /// Databases that tenants are kept in, and the making of new ones.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait TenantDatabases: Send + Sync {
     /// A shared database to put a new tenant in.
     async fn choose_shared(&self) -> Result<DatabaseId, StoreError>;
+    /// Looks at where [`TenantDatabases::create_dedicated`] would make a tenant's own database, and changes nothing. What
+    /// that would refuse before it makes anything is refused here in the same words.
+    async fn look_at(&self, tenant: TenantId, place: &DedicatedPlace) -> Result<Prospect, DatabaseError>;
     /// Creates, migrates and marks a tenant's own database; finishes one that was begun. A tenant has one at most: one
     /// that is ready is the answer, unless it is somewhere else than `place` says.
     async fn create_dedicated(

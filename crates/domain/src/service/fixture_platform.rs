@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use stagesub_tenancy::moves::NewTarget;
 use stagesub_tenancy::{
     Access, BeginError, ConfigVersion, DatabaseId, DirectoryError, HostPolicy, Located, Placement, Resolver,
     Subdomain, Tenant, TenantCode, TenantDirectory, TenantId, TenantScope, TenantStatus, UnitOfWorkFactory,
@@ -15,8 +16,8 @@ use crate::error::{Constraint, DatabaseError, StoreError};
 use crate::idempotency::{Asked, is_over};
 use crate::page::Paged;
 use crate::ports::registry::{
-    DedicatedPlace, NewMember, NewTenant, Reservation, TenantAccount, TenantChange, TenantDatabases,
-    TenantFilter, TenantProfile, TenantRegistry,
+    DedicatedPlace, NewMember, NewTenant, Prospect, Reservation, TenantAccount, TenantChange,
+    TenantDatabases, TenantFilter, TenantProfile, TenantRegistry,
 };
 use crate::ports::{UnitOfWork, Units};
 use crate::service::fixture::moment;
@@ -241,6 +242,10 @@ impl TenantRegistry for World {
 impl TenantDatabases for World {
     async fn choose_shared(&self) -> Result<DatabaseId, StoreError> {
         self.step("choose_shared").map(|_| SHARED)
+    }
+
+    async fn look_at(&self, _: TenantId, _: &DedicatedPlace) -> Result<Prospect, DatabaseError> {
+        Ok(Prospect::ToBeMade(NewTarget::default()))
     }
 
     async fn create_dedicated(

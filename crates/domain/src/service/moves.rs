@@ -9,14 +9,15 @@ use chrono::{DateTime, Utc};
 use stagesub_tenancy::moves::registry::MovePage;
 use stagesub_tenancy::moves::{
     BeginMoveError, DataPlane, Move, MoveId, MovePath, MovePrefix, MoveRegistry, MoveRegistryError,
-    MoveState, NewMove, PlaneError, Refusal, Request, Requested, Requester, Surveyor, TableProgress,
+    MoveState, NewMove, NewTarget, PlaneError, Refusal, Request, Requested, Requester, Surveyor,
+    TableProgress,
 };
 use stagesub_tenancy::{DatabaseId, DirectoryError, Located, Placement, TenantId, TenantStatus};
 
-use crate::error::{StoreError, UseCaseError, ValidationErrors};
+use crate::error::{DatabaseError, StoreError, UseCaseError, ValidationErrors};
 use crate::idempotency::Asked;
 use crate::ports::moves::{KeyedMove, MoveDesk};
-use crate::ports::registry::{DedicatedPlace, TenantAccount, TenantDatabases, TenantRegistry};
+use crate::ports::registry::{DedicatedPlace, Prospect, TenantAccount, TenantDatabases, TenantRegistry};
 use crate::service::tenants::get_tenant;
 use crate::subscription::Tier;
 use crate::validate::Rule;
@@ -75,7 +76,7 @@ pub struct Shown {
 }
 
 /// Begins a move. Where the orchestra is to have a database of its own that there is not, that is made first, unless
-/// something stands in the way where the orchestra is.
+/// something stands in the way where the orchestra is or where the database is to be.
 ///
 /// A request that was made before, by its key, is answered with the move that it began, as it is now.
 ///
@@ -167,19 +168,29 @@ async fn own_target(
     draft: &MoveDraft,
     source: Located,
 ) -> Result<DatabaseId, UseCaseError> {
-    match (moving.desk.find_own(tenant).await?, place) {
-        (Some(own), DedicatedPlace::Beside) => return Ok(own),
-        // Whether it is there is for whoever makes it to say.
-        (Some(_), _) => {}
-        (None, _) => {
-            let path = draft::choose_path(moving, draft, &source, None).await?;
-            let obstacles = moving.plane.preflight_source(&source, path).await.map_err(plane_error)?;
-            if !obstacles.is_empty() {
-                return Err(wrong_state(obstacles.join("; ")));
-            }
-        }
+    let new = match own_prospect(moving, tenant, place).await? {
+        Prospect::Ready(own) => return Ok(own),
+        Prospect::ToBeMade(new) => new,
+    };
+    let path = draft::choose_path_to_new(moving, draft, &source, &new).await?;
+    let obstacles = moving.plane.preflight_source(&source, path, Some(new)).await.map_err(plane_error)?;
+    if !obstacles.is_empty() {
+        return Err(wrong_state(obstacles.join("; ")));
     }
     Ok(moving.databases.create_dedicated(tenant, place).await?)
+}
+
+/// The tenant's own database, or what there is where it is to be made.
+async fn own_prospect(
+    moving: &Moving<'_>,
+    tenant: TenantId,
+    place: &DedicatedPlace,
+) -> Result<Prospect, DatabaseError> {
+    match (moving.desk.find_own(tenant).await?, place) {
+        (Some(own), DedicatedPlace::Beside) => Ok(Prospect::Ready(own)),
+        // Whether it is there is for whoever makes it to say.
+        _ => moving.databases.look_at(tenant, place).await,
+    }
 }
 
 /// Where a tenant is now; it is in use, and nothing moves it.

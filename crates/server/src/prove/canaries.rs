@@ -17,7 +17,7 @@ use stagesub_domain::ports::UnitOfWork;
 use stagesub_domain::ports::instruments::{InstrumentFilter, PositionFilter};
 use stagesub_domain::ports::musicians::MusicianFilter;
 use stagesub_domain::ports::projects::ProjectFilter;
-use stagesub_domain::ports::registry::{DedicatedPlace, TenantAccount, TenantDatabases};
+use stagesub_domain::ports::registry::{DedicatedPlace, Prospect, TenantAccount, TenantDatabases};
 use stagesub_domain::project::{NewProject, ProjectStatus};
 use stagesub_domain::service::provisioning::{create_tenant, recover_provisioning};
 use stagesub_domain::service::tenants::{
@@ -84,6 +84,10 @@ struct Beside<'a> {
 impl TenantDatabases for Beside<'_> {
     async fn choose_shared(&self) -> Result<DatabaseId, StoreError> {
         Ok(self.shared)
+    }
+
+    async fn look_at(&self, tenant: TenantId, place: &DedicatedPlace) -> Result<Prospect, DatabaseError> {
+        self.databases.look_at(tenant, place).await
     }
 
     async fn create_dedicated(

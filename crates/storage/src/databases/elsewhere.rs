@@ -7,6 +7,7 @@
 use secrecy::SecretString;
 use sqlx::Connection;
 use stagesub_tenancy::DatabaseId;
+use stagesub_tenancy::moves::NewTarget;
 use uuid::Uuid;
 
 use super::allowed::AllowedHosts;
@@ -23,6 +24,7 @@ use crate::migrate::sets::MigrationSet;
 use crate::migrate::{
     close_to_public, is_empty, make_template, prepare_server, read_marker, settle, verify_login,
 };
+use crate::moves::preflight::new_target;
 use crate::registry::{Keys, RegistryPools};
 use crate::roles;
 use crate::target::ConnectionTarget;
@@ -47,6 +49,15 @@ pub(super) struct Made {
     pub(super) partial: Vec<Partial>,
 }
 
+/// What there is where a database is to be.
+#[derive(Debug)]
+pub enum Looked {
+    /// The database, ready.
+    Ready(DatabaseId),
+    /// A server to make it on.
+    ToBeMade(NewTarget),
+}
+
 /// Makes them.
 pub(super) struct Maker<'a> {
     pub(super) registry: &'a RegistryPools,
@@ -55,6 +66,13 @@ pub(super) struct Maker<'a> {
     pub(super) expected: &'a Expectations,
     /// Resets the passwords of logins that another installation may be using.
     pub(super) adopt_logins: bool,
+}
+
+/// What is where a database is to be, before anything is made.
+struct Found {
+    name: String,
+    begun: Option<Recorded>,
+    wanted: Marker,
 }
 
 /// A database as the registry records it.
@@ -72,14 +90,66 @@ impl Maker<'_> {
     /// Makes a database of this kind where it was named, or finishes one that was begun there.
     pub(super) async fn make(&self, kind: DatabaseKind, named: &Named<'_>) -> Result<Made, MigrateError> {
         let (Named::Server(url, _) | Named::Database(url) | Named::Ours(url, _)) = *named;
-        let admin = match named {
-            Named::Ours(..) => url.clone(),
-            Named::Server(..) | Named::Database(_) => self.allowed.check(url).await?.pin(url),
-        };
+        let admin = self.admin(named).await?;
         let gate = Gate::enter(&admin, 0).await?;
         let made = self.make_inside(kind, named, url, &admin).await;
         let left = gate.leave().await;
         made.and_then(|made| left.map(|()| made))
+    }
+
+    /// What making it would find, and what it would refuse; nothing is made.
+    pub(super) async fn look(&self, kind: DatabaseKind, named: &Named<'_>) -> Result<Looked, MigrateError> {
+        let admin = self.admin(named).await?;
+        let mut server = Session::open(&admin).await?;
+        let found = self.find(kind, named, &admin, &mut server).await?;
+        let looked = if found.begun.is_some_and(|begun| begun.ready) {
+            Looked::Ready(found.wanted.database)
+        } else {
+            let described = admin.with_database(&found.name).describe();
+            let target = new_target(&mut server.conn, &described).await;
+            Looked::ToBeMade(target.map_err(during("looking at the server"))?)
+        };
+        server.close().await?;
+        Ok(looked)
+    }
+
+    /// How what is named is reached, if it may be.
+    async fn admin(&self, named: &Named<'_>) -> Result<ConnectionTarget, MigrateError> {
+        Ok(match named {
+            Named::Ours(url, _) => ConnectionTarget::clone(url),
+            Named::Server(url, _) | Named::Database(url) => self.allowed.check(url).await?.pin(url),
+        })
+    }
+
+    /// What there is already, where nothing speaks against what is wanted.
+    async fn find(
+        &self,
+        kind: DatabaseKind,
+        named: &Named<'_>,
+        admin: &ConnectionTarget,
+        server: &mut Session,
+    ) -> Result<Found, MigrateError> {
+        refuse_powerless(server, named)?;
+        let name = match named {
+            Named::Server(_, name) | Named::Ours(_, name) => name.clone(),
+            Named::Database(_) => server.facts.database.clone(),
+        };
+        let begun = self.find_begun(kind, server, &name).await?;
+        let database = begun.as_ref().map_or_else(|| DatabaseId::from_uuid(Uuid::now_v7()), |begun| begun.id);
+        let wanted = Marker { kind, database, demo: self.registry.is_demo() };
+        let is_ready = begun.as_ref().is_some_and(|begun| begun.ready);
+        match named {
+            _ if is_ready => {}
+            Named::Database(_) => self.refuse_taken(server, &wanted).await?,
+            Named::Server(..) | Named::Ours(..) => {
+                if exists(server, &name).await? {
+                    let mut data = Session::open(&admin.with_database(&name)).await?;
+                    self.refuse_taken(&mut data, &wanted).await?;
+                    data.close().await?;
+                }
+            }
+        }
+        Ok(Found { name, begun, wanted })
     }
 
     async fn make_inside(
@@ -90,27 +160,11 @@ impl Maker<'_> {
         admin: &ConnectionTarget,
     ) -> Result<Made, MigrateError> {
         let mut server = Session::open(admin).await?;
-        refuse_powerless(&server, named)?;
-        let name = match named {
-            Named::Server(_, name) | Named::Ours(_, name) => name.clone(),
-            Named::Database(_) => server.facts.database.clone(),
-        };
-        let begun = self.find_begun(kind, &server, &name).await?;
-        if let Some(begun) = begun.as_ref().filter(|begun| begun.ready) {
+        let Found { name, begun, wanted } = self.find(kind, named, admin, &mut server).await?;
+        let database = wanted.database;
+        if begun.is_some_and(|begun| begun.ready) {
             server.close().await?;
-            return Ok(Made { id: begun.id, ready: true, partial: Vec::new() });
-        }
-        let database = begun.map_or_else(|| DatabaseId::from_uuid(Uuid::now_v7()), |begun| begun.id);
-        let wanted = Marker { kind, database, demo: self.registry.is_demo() };
-        match named {
-            Named::Database(_) => self.refuse_taken(&mut server, &wanted).await?,
-            Named::Server(..) | Named::Ours(..) => {
-                if exists(&mut server, &name).await? {
-                    let mut data = Session::open(&admin.with_database(&name)).await?;
-                    self.refuse_taken(&mut data, &wanted).await?;
-                    data.close().await?;
-                }
-            }
+            return Ok(Made { id: database, ready: true, partial: Vec::new() });
         }
         // Nothing was made until here.
         let mut partial = Vec::new();

@@ -45,7 +45,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stagesub_tenancy::Located;
 use stagesub_tenancy::moves::plane::{CopyProgress, Lag, Lock, Verdict};
-use stagesub_tenancy::moves::{Cleanup, DataPlane, Move, MoveId, MovePath, MoveRegistry, PlaneError, Side};
+use stagesub_tenancy::moves::{
+    Cleanup, DataPlane, Move, MoveId, MovePath, MoveRegistry, NewTarget, PlaneError, Side,
+};
 
 use crate::logins::DatabaseLogins;
 use crate::moves::copy::{CopySettings, SpillRoom};
@@ -150,8 +152,13 @@ impl DataPlane for PgDataPlane {
         self.obstacles(moved).await
     }
 
-    async fn preflight_source(&self, source: &Located, path: MovePath) -> Result<Vec<String>, PlaneError> {
-        self.obstacles_at_source(source, path).await
+    async fn preflight_source(
+        &self,
+        source: &Located,
+        path: MovePath,
+        target: Option<NewTarget>,
+    ) -> Result<Vec<String>, PlaneError> {
+        self.obstacles_at_source(source, path, target.as_ref()).await
     }
 
     async fn plan(&self, moved: &Move) -> Result<Vec<Cleanup>, PlaneError> {

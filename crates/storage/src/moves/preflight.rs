@@ -11,9 +11,11 @@ mod side;
 mod sweep;
 mod tenant;
 
+use sqlx::PgConnection;
 use sqlx::error::DatabaseError;
 use stagesub_tenancy::Located;
-use stagesub_tenancy::moves::{Move, MovePath};
+use stagesub_tenancy::moves::{Move, MovePath, NewTarget};
+use uuid::Uuid;
 
 use super::plan::{Checks, Contents, MovePlan, PlanError};
 use super::session::{MoverSession, SessionError, Site};
@@ -115,10 +117,26 @@ pub async fn obstacles_at(
     contents: &Contents,
     path: MovePath,
 ) -> Result<Vec<String>, PreflightError> {
+    obstacles_for(site, contents, path, None).await
+}
+
+/// The same, where the other side is to be made on a server that was looked at; what that lacks is among it.
+async fn obstacles_for(
+    site: &Site,
+    contents: &Contents,
+    path: MovePath,
+    target: Option<&NewTarget>,
+) -> Result<Vec<String>, PreflightError> {
     let mut found = Vec::new();
     let Some(mut session) = taken("the database", open(site).await?, &mut found) else { return Ok(found) };
     let server = side::Server::read(&mut session).await?;
-    found.extend(server.obstacles(&side::Needed { path, streams: 1 }, site.move_id()));
+    let here = target.is_some_and(|target| server.is_called(&target.server_identifier));
+    let streams = if here { 2 } else { 1 };
+    found.extend(server.obstacles(&side::Needed { path, streams }, site.move_id()));
+    if let Some(target) = target.filter(|_| !here) {
+        let lacks = if path == MovePath::Stream { &target.streaming } else { &target.obstacles };
+        found.extend(lacks.iter().cloned());
+    }
     if path == MovePath::Stream {
         if server.may_stream() {
             found.extend(side::try_streaming(site, site.move_id()).await);
@@ -133,7 +151,8 @@ pub async fn obstacles_at(
     Ok(found)
 }
 
-/// The same for a tenant that is there, whose other side is not made yet.
+/// The same for a tenant that is there, whose other side is not made yet; `target`: the server that it would be made
+/// on, if that was looked at.
 ///
 /// # Errors
 /// [`PreflightError`].
@@ -142,14 +161,28 @@ pub async fn obstacles_at_source(
     source: &Located,
     contents: &Contents,
     path: MovePath,
+    target: Option<&NewTarget>,
 ) -> Result<Vec<String>, PreflightError> {
-    let mut found = obstacles_at(site, contents, path).await?;
+    let mut found = obstacles_for(site, contents, path, target).await?;
     // Why there is none is told already.
     if let Ok(mut session) = open(site).await? {
         found.extend(tenant::served(source.tenant, source.epoch, &mut session).await?);
         session.close().await;
     }
     Ok(found)
+}
+
+/// What a server is like that a database is to be made on, seen by whoever is to make it. What is asked of the mover's
+/// login, which may not be there yet, is not looked at.
+pub(crate) async fn new_target(conn: &mut PgConnection, described: &str) -> Result<NewTarget, sqlx::Error> {
+    let server = side::Server::read_as_another(conn, described).await?;
+    let lacks = |path| server.obstacles(&side::Needed { path, streams: 1 }, Uuid::nil());
+    Ok(NewTarget {
+        server_identifier: server.identifier().to_owned(),
+        decodes: server.decodes(),
+        obstacles: lacks(MovePath::Triggers),
+        streaming: lacks(MovePath::Stream),
+    })
 }
 
 /// A session, or why an administrator has to see to it that there is one.

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use stagesub_domain::error::{DatabaseError, StoreError};
-use stagesub_domain::ports::registry::{DedicatedPlace, TenantDatabases};
+use stagesub_domain::ports::registry::{DedicatedPlace, Prospect, TenantDatabases};
 use stagesub_tenancy::{DatabaseId, PlacementEpoch, TenantId};
 
 use super::{Keys, RegistryPools};
-use crate::databases::{AllowedHosts, DedicatedDatabases, Home};
+use crate::databases::{AllowedHosts, DedicatedDatabases, Home, Looked};
 use crate::doctor::Expectations;
 use crate::error::{Failure, classify};
 use crate::fence::{AdmitError, admit_tenant};
@@ -65,16 +65,21 @@ impl TenantDatabases for PgTenantDatabases {
         .ok_or_else(|| StoreError::Failed(Box::new(MigrateError::NoShared)))
     }
 
+    async fn look_at(&self, tenant: TenantId, place: &DedicatedPlace) -> Result<Prospect, DatabaseError> {
+        let home = home(place)?;
+        let looked = self.dedicated.look_at(tenant, &home).await;
+        Ok(match looked.map_err(|error| database_error(error, &home))? {
+            Looked::Ready(id) => Prospect::Ready(id),
+            Looked::ToBeMade(target) => Prospect::ToBeMade(target),
+        })
+    }
+
     async fn create_dedicated(
         &self,
         tenant: TenantId,
         place: &DedicatedPlace,
     ) -> Result<DatabaseId, DatabaseError> {
-        let home = match place {
-            DedicatedPlace::Beside => Home::Beside,
-            DedicatedPlace::Server(url) => Home::Server(named(url)?),
-            DedicatedPlace::Database(url) => Home::Database(named(url)?),
-        };
+        let home = home(place)?;
         self.dedicated.create_at(tenant, &home).await.map_err(|error| database_error(error, &home))
     }
 
@@ -95,6 +100,14 @@ impl TenantDatabases for PgTenantDatabases {
             error => StoreError::Failed(Box::new(error)),
         })
     }
+}
+
+fn home(place: &DedicatedPlace) -> Result<Home, DatabaseError> {
+    Ok(match place {
+        DedicatedPlace::Beside => Home::Beside,
+        DedicatedPlace::Server(url) => Home::Server(named(url)?),
+        DedicatedPlace::Database(url) => Home::Database(named(url)?),
+    })
 }
 
 /// Takes a connection string apart that somebody gave. What is wrong with it is told without a part of it.

@@ -10,6 +10,19 @@ use super::state::{MovePath, Side};
 use crate::directory::BoxError;
 use crate::placement::Located;
 
+/// The server that a database would be made on, as it was found before anything is made there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewTarget {
+    /// The same for all databases of one server, however it is addressed.
+    pub server_identifier: String,
+    /// Whether it writes its log so that changes can be streamed.
+    pub decodes: bool,
+    /// What it lacks for a move without streams, in words.
+    pub obstacles: Vec<String>,
+    /// What it lacks for a move that streams, in words; among that what it lacks for any.
+    pub streaming: Vec<String>,
+}
+
 /// What the state machine asks of the engine.
 ///
 /// For every method:
@@ -41,9 +54,14 @@ pub trait DataPlane: Send + Sync {
     /// What stands in the way of the move, in words; nothing does: empty. Changes nothing.
     async fn preflight(&self, moved: &Move) -> Result<Vec<String>, PlaneError>;
 
-    /// What stands in the way where the tenant is, of a move along this path to a database that is not there yet.
-    /// Changes nothing.
-    async fn preflight_source(&self, source: &Located, path: MovePath) -> Result<Vec<String>, PlaneError>;
+    /// What stands in the way of a move along this path to a database that is not there yet: where the tenant is, and
+    /// where the database would be made, as far as that was looked at. Changes nothing.
+    async fn preflight_source(
+        &self,
+        source: &Located,
+        path: MovePath,
+        target: Option<NewTarget>,
+    ) -> Result<Vec<String>, PlaneError>;
 
     /// Names everything that the move will make in either database, in the order it is made, the rows at both sides
     /// included. They are written down before

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use super::{
-    DatabaseId, DedicatedPlace, Located, MoveId, MovePath, MovePrefix, Moving, Placement, Refusal, Rule,
-    TenantAccount, Tier, UseCaseError, ValidationErrors, plane_error, refused,
+    DatabaseId, DedicatedPlace, Located, MoveId, MovePath, MovePrefix, Moving, NewTarget, Placement, Refusal,
+    Rule, TenantAccount, Tier, UseCaseError, ValidationErrors, plane_error, refused,
 };
 
 /// Most rows that an orchestra may have for everything to happen inside the fence, where it waits for all of it: some
@@ -118,4 +118,17 @@ pub(super) async fn choose_path(
         }
     }
     Ok(MovePath::Stream)
+}
+
+/// The same to a database that is to be made.
+pub(super) async fn choose_path_to_new(
+    moving: &Moving<'_>,
+    draft: &MoveDraft,
+    source: &Located,
+    new: &NewTarget,
+) -> Result<MovePath, UseCaseError> {
+    Ok(match choose_path(moving, draft, source, None).await? {
+        MovePath::Stream if draft.path.is_none() && !new.decodes => MovePath::Triggers,
+        path => path,
+    })
 }

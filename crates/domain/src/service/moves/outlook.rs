@@ -1,9 +1,10 @@
 //! What a move would be, without beginning it.
 
+use super::draft::{choose_path, choose_path_to_new};
 use super::{
-    DatabaseId, DateTime, Destination, Fresh, Move, MoveDraft, MovePath, Moving, NewMove, Pace, Placement,
-    Requester, SHORT_ROWS, TenantId, UseCaseError, Utc, draft::choose_path, get_tenant, plane_error,
-    shared_target, source_of,
+    DatabaseError, DatabaseId, DateTime, Destination, Fresh, Move, MoveDraft, MovePath, Moving, NewMove,
+    NewTarget, Pace, Placement, Prospect, Requester, SHORT_ROWS, TenantId, UseCaseError, Utc, get_tenant,
+    own_prospect, plane_error, shared_target, source_of,
 };
 
 /// What a move would be.
@@ -21,8 +22,17 @@ pub struct Outlook {
     pub pace: Pace,
     /// How many rows it has; `None`: more than [`SHORT_ROWS`].
     pub rows: Option<u64>,
-    /// What stands in the way, in words, with what to do; of a database that is not there yet, at the source alone.
+    /// What stands in the way, in words, with what to do. Of a database that is not there yet, as far as can be seen
+    /// before it is made: whether the mover is let in is not.
     pub obstacles: Vec<String>,
+}
+
+/// Where it would go.
+enum Target {
+    There(Placement),
+    New(NewTarget),
+    /// What was named cannot be used, and why.
+    Refused(String),
 }
 
 /// Says what a move would be and what stands in its way. Changes nothing.
@@ -40,15 +50,25 @@ pub async fn plan_move(
     let account = get_tenant(moving.tenants, tenant).await?;
     let source = source_of(moving, &account).await?;
     let target = match draft.to.checked(&account, source)? {
-        Destination::Own(_) => moving.desk.find_own(tenant).await?.map(Placement::Dedicated),
+        Destination::Own(place) => match own_prospect(moving, tenant, place).await {
+            Ok(Prospect::Ready(own)) => Target::There(Placement::Dedicated(own)),
+            Ok(Prospect::ToBeMade(new)) => Target::New(new),
+            Err(DatabaseError::Refused { reason }) => Target::Refused(reason),
+            Err(error) => return Err(error.into()),
+        },
         Destination::Shared(wanted) => {
-            Some(Placement::Shared(shared_target(moving, *wanted, source.placement.database()).await?))
+            let shared = shared_target(moving, *wanted, source.placement.database()).await?;
+            Target::There(Placement::Shared(shared))
         }
     };
-    let path = choose_path(moving, draft, &source, target).await?;
     let counted = moving.surveyor.rows(tenant, source.placement, SHORT_ROWS).await.map_err(plane_error)?;
-    let obstacles = match target {
-        Some(target) => {
+    let path = match &target {
+        Target::There(target) => choose_path(moving, draft, &source, Some(*target)).await?,
+        Target::New(new) => choose_path_to_new(moving, draft, &source, new).await?,
+        Target::Refused(_) => choose_path(moving, draft, &source, None).await?,
+    };
+    let obstacles = match &target {
+        Target::There(target) => {
             let wanted = NewMove {
                 id: fresh.id,
                 tenant,
@@ -58,10 +78,20 @@ pub async fn plan_move(
                 by,
                 pace: draft.pace.bytes(),
             };
-            let moved = Move::begun(wanted, source, target, now);
+            let moved = Move::begun(wanted, source, *target, now);
             moving.plane.preflight(&moved).await.map_err(plane_error)?
         }
-        None => moving.plane.preflight_source(&source, path).await.map_err(plane_error)?,
+        Target::New(new) => {
+            moving.plane.preflight_source(&source, path, Some(new.clone())).await.map_err(plane_error)?
+        }
+        Target::Refused(reason) => {
+            let found = moving.plane.preflight_source(&source, path, None).await.map_err(plane_error)?;
+            found.into_iter().chain([reason.clone()]).collect()
+        }
+    };
+    let target = match target {
+        Target::There(target) => Some(target),
+        Target::New(_) | Target::Refused(_) => None,
     };
     Ok(Outlook {
         tenant,

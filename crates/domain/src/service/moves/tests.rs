@@ -59,6 +59,7 @@ struct World {
     own_is_there: bool,
     obstacles: Vec<String>,
     obstacles_at_source: Vec<String>,
+    place_refused: Option<String>,
     refusal: Option<Refusal>,
     stored: Mutex<Vec<Move>>,
     made: AtomicU32,
@@ -75,6 +76,7 @@ impl World {
             own_is_there: true,
             obstacles: Vec::new(),
             obstacles_at_source: Vec::new(),
+            place_refused: None,
             refusal: None,
             stored: Mutex::default(),
             made: AtomicU32::new(0),
@@ -107,10 +109,17 @@ impl World {
             assert_eq!((moved.state, moved.epoch.0), (MoveState::Prepare, 5));
             Ok(obstacles.clone())
         });
-        let obstacles = self.obstacles_at_source.clone();
-        plane.expect_preflight_source().returning(move |source, path| {
+        let new = NewTarget { decodes: self.decodes[1], ..NewTarget::default() };
+        let (looked, refuses) = (new.clone(), self.place_refused.clone());
+        databases.expect_look_at().returning(move |_, _| match &refuses {
+            Some(reason) => Err(DatabaseError::Refused { reason: reason.clone() }),
+            None => Ok(Prospect::ToBeMade(looked.clone())),
+        });
+        let (obstacles, usable) = (self.obstacles_at_source.clone(), self.place_refused.is_none());
+        plane.expect_preflight_source().returning(move |source, path, target| {
             assert_eq!((source.epoch.0, source.placement.database()), (5, SHARED));
-            assert_ne!(path, MovePath::Triggers);
+            assert_eq!(target, usable.then(|| new.clone()), "what was found there is looked at");
+            assert!(path != MovePath::Triggers || !new.decodes);
             Ok(obstacles.clone())
         });
         let mut surveyor = MockSurveyor::new();
@@ -380,8 +389,30 @@ async fn a_plan_changes_nothing_and_tells_what_stands_in_the_way() {
     let outlook = world.plan(&own()).await.unwrap();
     assert_eq!((outlook.target, outlook.path, outlook.rows), (None, MovePath::Short, Some(12)));
     assert_eq!(outlook.obstacles, ["it is not open"]);
+    // Nor does the path stream to a server that does not decode.
+    let world = World { rows: 6_000, decodes: [true, false], ..world };
+    assert_eq!(world.plan(&own()).await.unwrap().path, MovePath::Triggers);
     assert_eq!((world.made.into_inner(), world.woken.into_inner()), (0, 0));
     assert!(world.stored.into_inner().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_place_that_is_named_is_looked_at_by_a_plan_and_before_anything_is_made() {
+    let place = Destination::Own(DedicatedPlace::Database("postgres://u@h/theirs".into()));
+    let draft = MoveDraft { to: place, ..own() };
+    for own_is_there in [false, true] {
+        let world = World {
+            own_is_there,
+            place_refused: Some("h:5432/theirs is not empty; name another".to_owned()),
+            obstacles_at_source: vec!["no slot is free".to_owned()],
+            ..World::new(Tier::Institution)
+        };
+        let outlook = world.plan(&draft).await.unwrap();
+        assert_eq!(outlook.target, None);
+        assert_eq!(outlook.obstacles, ["no slot is free", "h:5432/theirs is not empty; name another"]);
+        assert_eq!(detail(world.start(&draft, 1, None).await), "h:5432/theirs is not empty; name another");
+        assert_eq!((world.made.into_inner(), world.woken.into_inner()), (0, 0));
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use chrono::DateTime;
-use stagesub_tenancy::moves::plane::{CopyProgress, Lag, Lock, MockDataPlane, Verdict};
+use stagesub_tenancy::moves::plane::{CopyProgress, Lag, Lock, MockDataPlane, NewTarget, Verdict};
 use stagesub_tenancy::moves::registry::MovePage;
 use stagesub_tenancy::moves::{
     BeginMoveError, Cleanup, Decision, FencingToken, MoveId, MovePath, MovePrefix, NewMove, Note, Renewed,
@@ -269,8 +269,13 @@ macro_rules! as_within {
             async fn copy(&self, _: &Move, _: CopyProgress) -> Result<(), stagesub_tenancy::moves::PlaneError> {
                 std::future::pending().await
             }
-            async fn preflight_source(&self, source: &Located, path: MovePath) -> Step<Vec<String>> {
-                self.0.preflight_source(source, path).await
+            async fn preflight_source(
+                &self,
+                source: &Located,
+                path: MovePath,
+                target: Option<NewTarget>,
+            ) -> Step<Vec<String>> {
+                self.0.preflight_source(source, path, target).await
             }
             $(async fn $name(&self, moved: &Move, $($argument: $type),*) -> $answer {
                 self.0.$name(moved, $($argument),*).await

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use stagesub_tenancy::Located;
 use stagesub_tenancy::moves::plane::CopyProgress;
 use stagesub_tenancy::moves::record::Object;
-use stagesub_tenancy::moves::{Cleanup, Move, MovePath, PlaneError, Side, TableProgress};
+use stagesub_tenancy::moves::{Cleanup, Move, MovePath, NewTarget, PlaneError, Side, TableProgress};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -66,18 +66,21 @@ impl PgDataPlane {
         preflight::obstacles(moved, source, target, &self.contents).await.map_err(error::preflight)
     }
 
-    /// What stands in the way where the tenant is.
+    /// What stands in the way where the tenant is, and where its database would be made.
     pub(super) async fn obstacles_at_source(
         &self,
         source: &Located,
         path: MovePath,
+        target: Option<&NewTarget>,
     ) -> Result<Vec<String>, PlaneError> {
         let site = match self.site_of(Uuid::now_v7(), source.tenant, source.placement).await {
             Ok(site) => site,
             Err(PlaneError::Refused(why)) => return Ok(vec![why]),
             Err(error) => return Err(error),
         };
-        preflight::obstacles_at_source(&site, source, &self.contents, path).await.map_err(error::preflight)
+        preflight::obstacles_at_source(&site, source, &self.contents, path, target)
+            .await
+            .map_err(error::preflight)
     }
 
     /// Publications at both sides, and at the source the slot whose snapshot is copied; or the log in place of them.

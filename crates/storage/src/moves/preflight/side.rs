@@ -1,5 +1,6 @@
 //! What one database of a move and its server are, and what they lack.
 
+use sqlx::PgConnection;
 use stagesub_tenancy::moves::MovePath;
 use uuid::Uuid;
 
@@ -150,9 +151,72 @@ impl Server {
         })
     }
 
+    /// The same as any login sees it; what the mover's would be is taken to be right.
+    pub(super) async fn read_as_another(
+        conn: &mut PgConnection,
+        described: &str,
+    ) -> Result<Self, sqlx::Error> {
+        let row = sqlx::query!(
+            r#"SELECT
+                (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS "identifier!",
+                current_setting('wal_level') AS "wal_level!",
+                current_setting('max_replication_slots')::bigint AS "slots!",
+                ARRAY(SELECT slot_name::text FROM pg_catalog.pg_replication_slots) AS "slots_used!",
+                current_setting('max_wal_senders')::bigint AS "senders!",
+                (SELECT count(*) FROM pg_catalog.pg_stat_replication) AS "senders_used!",
+                (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size') AS "keeps_log!",
+                current_setting('max_connections')::bigint
+                    - current_setting('superuser_reserved_connections')::bigint AS "connections!",
+                (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datid IS NOT NULL) AS "connections_used!",
+                coalesce((SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'old_snapshot_threshold'), -1)
+                    AS "snapshot_minutes!",
+                pg_catalog.pg_is_in_recovery() AS "standby!""#
+        )
+        .fetch_one(conn)
+        .await?;
+        Ok(Self {
+            database: described.to_owned(),
+            identifier: row.identifier,
+            wal_level: row.wal_level,
+            slots: row.slots,
+            slots_used: row.slots_used,
+            senders: row.senders,
+            senders_used: row.senders_used,
+            keeps_log: row.keeps_log,
+            connections: row.connections,
+            connections_used: row.connections_used,
+            snapshot_minutes: row.snapshot_minutes,
+            standby: row.standby,
+            replication: true,
+            bypasses: true,
+            owner: true,
+            creates: true,
+            marks: true,
+            terminates: true,
+            locks: true,
+            fences: true,
+            ..Self::default()
+        })
+    }
+
+    /// What all databases of the server have in common.
+    pub(super) fn identifier(&self) -> &str {
+        &self.identifier
+    }
+
     /// Whether both databases are on one server.
     pub(super) fn is(&self, other: &Self) -> bool {
-        self.identifier == other.identifier
+        self.is_called(&other.identifier)
+    }
+
+    /// Whether it is the server of this identifier.
+    pub(super) fn is_called(&self, identifier: &str) -> bool {
+        self.identifier == identifier
+    }
+
+    /// Whether it writes its log so that changes can be streamed.
+    pub(super) fn decodes(&self) -> bool {
+        self.wal_level == "logical"
     }
 
     /// What holds here while rows are written for a move.
@@ -162,7 +226,7 @@ impl Server {
 
     /// Whether it is worth trying to stream from here: what is known to be missing is told already.
     pub(super) fn may_stream(&self) -> bool {
-        self.replication && self.wal_level == "logical" && self.senders_used < self.senders
+        self.replication && self.decodes() && self.senders_used < self.senders
     }
 
     /// Whether the mover sees the rows of every tenant, and the fence.
@@ -248,7 +312,7 @@ impl Server {
 
     fn streaming(&self, needed: &Needed, move_id: Uuid, found: &mut Found<'_>) {
         found.unless(
-            self.wal_level == "logical",
+            self.decodes(),
             &format!(
                 "runs with wal_level = {}, and streaming needs `logical`; set it and restart the server, or move by the path `triggers`",
                 self.wal_level

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::world::{EVER, Fault, Fence, Inner, Step, World, at};
 use crate::directory::DirectoryError;
-use crate::moves::plane::{CopyProgress, DataPlane, Lag, Lock, PlaneError, Verdict};
+use crate::moves::plane::{CopyProgress, DataPlane, Lag, Lock, NewTarget, PlaneError, Verdict};
 use crate::moves::record::{
     Cleanup, FencingToken, Held, Move, MoveId, NewMove, Note, Object, Requester, TableProgress,
 };
@@ -390,7 +390,12 @@ impl DataPlane for Plane {
         self.step(Step::Preflight, "preflight", |inner| Ok(inner.preflight.clone())).await
     }
 
-    async fn preflight_source(&self, _source: &Located, _path: MovePath) -> Result<Vec<String>, PlaneError> {
+    async fn preflight_source(
+        &self,
+        _source: &Located,
+        _path: MovePath,
+        _target: Option<NewTarget>,
+    ) -> Result<Vec<String>, PlaneError> {
         Ok(self.world.inner().preflight.clone())
     }
 
