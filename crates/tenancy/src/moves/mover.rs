@@ -43,7 +43,8 @@ pub struct MoverSettings {
     pub round_trip: Duration,
     /// How often in a row.
     pub round_trips: u32,
-    /// Most rows that are left to be compared inside the fence.
+    /// Most rows that are left to be compared when a cutover begins. The engine compares them once more right before the
+    /// lock, and has a bound of its own there.
     pub dirty: u64,
     /// How many cutovers to the target are given up before the move is.
     pub attempts: u32,

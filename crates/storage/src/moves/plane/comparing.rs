@@ -9,6 +9,7 @@ use stagesub_tenancy::moves::{Move, MovePath, PlaneError};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
+use super::cutover::hurry;
 use super::running::{Compared, Running, from, way};
 use super::{PgDataPlane, error, opening};
 use crate::moves::apply::{DirtyRows, key_texts};
@@ -115,9 +116,13 @@ impl PgDataPlane {
         Ok(differences)
     }
 
-    /// Compares rows that changed; how many are left, those that change meanwhile included.
+    /// Compares rows that changed; how many are left, those that change meanwhile included. What is written meanwhile
+    /// is brought at once: a row that changes more often than that differs whenever it is looked at.
     pub(super) async fn settled(&self, moved: &Move, running: &mut Running) -> Result<u64, PlaneError> {
-        self.compare_changed(moved, running, SETTLING).await
+        hurry(running, true);
+        let left = self.compare_changed(moved, running, SETTLING).await;
+        hurry(running, false);
+        left
     }
 
     /// The same right before the lock: what is compared now is not while the tenant waits. Whether as little is left as can
@@ -133,16 +138,21 @@ impl PgDataPlane {
         within: Duration,
     ) -> Result<u64, PlaneError> {
         let way = way(moved);
+        // From before the keys are read, which may take long as well; some are compared all the same.
+        let until = Instant::now() + within;
         let mut compared = followed(running, way)?;
         note(&mut compared.pending, self.changed(moved, running, way).await?).await;
-        let until = Instant::now() + within;
-        let mut left = std::mem::take(&mut compared.pending);
-        while !left.is_empty() && Instant::now() < until {
-            let asked: Vec<RowKey> = std::iter::from_fn(|| left.pop_first()).take(ASKED).collect();
+        let mut still = Vec::new();
+        while !compared.pending.is_empty() {
+            let next = std::iter::from_fn(|| compared.pending.pop_first());
+            let asked: Vec<RowKey> = next.take(ASKED).collect();
             let differ = self.compare_keys(moved, running, way, &asked).await?;
-            compared.pending.extend(differ.into_iter().map(|difference| difference.row));
+            still.extend(differ.into_iter().map(|difference| difference.row));
+            if Instant::now() >= until {
+                break;
+            }
         }
-        compared.pending.append(&mut left);
+        note(&mut compared.pending, still).await;
         let left = compared.pending.len();
         running.compared = compared;
         let flow = running.flow(way).ok_or_else(|| error::later("comparing", "there is no stream"))?;

@@ -223,8 +223,9 @@ async fn again(moved: &Move, exclusive: &mut Exclusive, number: u64) -> Result<(
     write_mark(moved, exclusive.session(), way(moved), number).await
 }
 
-/// Has the streams bring every transaction at once, from before the tenant waits until it does no longer.
-fn hurry(running: &Running, on: bool) {
+/// Has the streams bring every transaction at once: from before the tenant waits until it does no longer, and while rows
+/// that changed are compared.
+pub(super) fn hurry(running: &Running, on: bool) {
     for way in WAYS {
         if let Some(flow) = running.flow(way) {
             flow.control.hurry(on);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use stagesub_tenancy::moves::{Move, PlaneError, Side};
+use stagesub_tenancy::moves::{Move, MovePath, PlaneError, Side};
 use stagesub_tenancy::{Placement, PlacementEpoch, PoolTarget, TenantId};
 use uuid::Uuid;
 
@@ -74,7 +74,8 @@ impl PgDataPlane {
         }
         let end = |placement| self.end(moved.id.as_uuid(), moved.tenant, placement);
         let mut ends = [end(moved.source).await?, end(moved.target).await?];
-        if opening::pace(moved).is_limited() {
+        // Where everything is copied while the tenant waits, nothing is slower than it has to be.
+        if opening::pace(moved).is_limited() && moved.path != MovePath::Short {
             ends = ends.map(|End { site, login }| End { site: site.gentle(), login });
         }
         let ends = Ends(ends);
