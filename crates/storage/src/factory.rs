@@ -80,8 +80,7 @@ impl PoolFactory for LeanPoolFactory {
     type Pool = TenantPool;
 
     fn connections(&self, target: &PoolTarget) -> u32 {
-        // One more: the connection that cancels statements which were left behind.
-        self.settings(target).max_connections.max(1).saturating_add(1)
+        self.settings(target).connections_held()
     }
 
     async fn open(&self, target: &PoolTarget) -> Result<TenantPool, OpenError> {

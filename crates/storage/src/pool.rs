@@ -48,6 +48,14 @@ pub struct TenantPoolSettings {
     pub bounds: BoundsBy,
 }
 
+impl TenantPoolSettings {
+    /// Connections that a pool takes of its server at most: the one that cancels statements which were left behind, too.
+    #[must_use]
+    pub fn connections_held(&self) -> u32 {
+        self.max_connections.max(1).saturating_add(1)
+    }
+}
+
 impl Default for TenantPoolSettings {
     fn default() -> Self {
         Self {

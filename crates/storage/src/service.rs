@@ -123,8 +123,9 @@ impl ServiceOptions {
         self
     }
 
-    /// How many pools of dedicated databases are kept, how many connections they may hold together and when a failing
-    /// database is left alone. Each node has that budget for itself: where several nodes serve, give each its part of
+    /// How many pools of dedicated databases are kept and for how long, how many connections they may hold together, how
+    /// long is waited for those and for a pool to open, and when a failing database is left alone. Where the budget is used
+    /// up a transaction waits, and then does not begin ([`BeginError`](stagesub_tenancy::BeginError)). Each node has that budget for itself: where several nodes serve, give each its part of
     /// what the servers have room for.
     #[must_use]
     pub const fn pool_cache(mut self, settings: PoolSettings) -> Self {
@@ -203,6 +204,7 @@ impl ServiceOptions {
     /// [`ServiceError`]; [`ServiceError::Hole`] when isolation does not stand.
     pub async fn connect(self) -> Result<Service, ServiceError> {
         let Self { database, keys, hosts, schema, reference, pools, pool_cache } = self;
+        refuse_budget(&pools, &pool_cache)?;
         let adoption = schema.as_ref().map(|(name, _)| {
             reference.iter().fold(Adoption::of(name), |all, table| all.reference_table(table))
         });
@@ -418,6 +420,17 @@ pub enum ServiceError {
         /// The name.
         schema: String,
     },
+    /// No pool of a dedicated database would ever be opened.
+    #[error(
+        "a pool of a dedicated database takes {wanted} connections, one of them to cancel by, and all of them may take {budget}: \
+         raise `connection_budget`, or lower `max_connections` of the dedicated pools"
+    )]
+    Budget {
+        /// What one pool takes.
+        wanted: u32,
+        /// What all of them may take.
+        budget: u32,
+    },
     /// The text is no domain.
     #[error(transparent)]
     Domain(#[from] InvalidAppDomain),
@@ -465,9 +478,30 @@ pub enum ServiceError {
     Subdomain(#[from] InvalidSubdomain),
 }
 
+/// One pool fits in what there is for all of them.
+fn refuse_budget(pools: &FactorySettings, all: &PoolSettings) -> Result<(), ServiceError> {
+    let (wanted, budget) = (pools.dedicated.connections_held(), all.connection_budget);
+    if wanted > budget { Err(ServiceError::Budget { wanted, budget }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::TenantPoolSettings;
+
+    #[test]
+    fn a_pool_fits_in_the_budget() {
+        let pools = |max_connections| FactorySettings {
+            dedicated: TenantPoolSettings { max_connections, ..TenantPoolSettings::default() },
+            ..FactorySettings::default()
+        };
+        let all = PoolSettings { connection_budget: 50, ..PoolSettings::default() };
+        assert!(refuse_budget(&pools(49), &all).is_ok());
+        let refused = refuse_budget(&pools(50), &all).map_err(|error| error.to_string());
+        assert!(
+            refused.is_err_and(|text| text.contains("takes 51 connections") && text.contains("may take 50"))
+        );
+    }
 
     #[test]
     fn a_schemas_name_is_a_plain_word_of_its_own() {
