@@ -9,7 +9,7 @@
 //! - [`state`]: the ports that handlers are given; [`readiness`] whether they answer; [`clock`] the time
 //! - [`wiring`]: the composition root, the one place that knows the adapters; [`config`] what it is told
 //! - [`node`]: one server, prepared, serving, stopped; [`serving`] its listener; [`jobs`] work beside requests;
-//!   [`bootstrap`] the first administrator; [`telemetry`] logs and the spans of requests
+//!   [`bootstrap`] the first administrator; [`telemetry`] logs and spans
 //! - [`prove`]: attacks on the platform and their signed report; [`guards`]: a node's own look before it serves
 //! - [`cli`]: the commands; [`demo`]: the whole platform with nothing configured; [`passphrase`] made secrets
 //!

@@ -32,9 +32,10 @@ use utoipa::{Modify, OpenApi};
 pub struct ApiDoc;
 
 /// What any route may answer before its handler has a say, or for want of a database.
-const TOO_MANY: &str =
-    "This address, or this orchestra, has asked too often, or too much is being worked on for it";
-const UNAVAILABLE: &str = "What the answer needs cannot be had now: a database, a connection, or the orchestra's move takes too long";
+const TOO_MANY: &str = "This address, this account or this orchestra has asked too often, or too much is being worked on or watched for it";
+const UNAVAILABLE: &str = "What the answer needs cannot be had now: a database, a connection, or the orchestra's move takes too \
+     long, and nothing was done. With the type `commit-unknown`: the answer of the database was lost, and the change may have \
+     been kept; ask again with the same Idempotency-Key, or look first";
 const UNAUTHENTICATED: &str = "No token, or none that is good on this host";
 
 /// Says at every operation what each of them may answer. To be called when the routes are known.
@@ -42,10 +43,14 @@ pub fn describe_common_answers(api: &mut utoipa::openapi::OpenApi) {
     for operation in api.paths.paths.values_mut().flat_map(operations) {
         let is_secured = operation.security.is_some();
         let answers = &mut operation.responses.responses;
-        answers.insert("429".to_owned(), later(TOO_MANY).into());
-        answers.insert("503".to_owned(), later(UNAVAILABLE).into());
+        let mut also = |status: &str, answer: Response| {
+            // What a handler says of it is nearer to the point.
+            answers.entry(status.to_owned()).or_insert_with(|| answer.into());
+        };
+        also("429", later(TOO_MANY));
+        also("503", later(UNAVAILABLE));
         if is_secured {
-            answers.insert("401".to_owned(), problem(UNAUTHENTICATED).build().into());
+            also("401", problem(UNAUTHENTICATED).build());
         }
     }
 }

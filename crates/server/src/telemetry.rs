@@ -1,4 +1,4 @@
-//! Structured logs on stderr, and the spans of requests.
+//! Structured logs on stderr, and the spans of requests and moves.
 //!
 //! Nothing here knows a secret: types that hold one redact it in `Debug`, and the driver's own messages,
 //! which may quote a connection, are shown from `warn` on only.

@@ -46,7 +46,7 @@ pub struct StartMove {
     /// A database that is there and empty, to become the orchestra's own: the connection string of its owner.
     #[schema(value_type = Option<String>, format = Password)]
     url: Option<SecretString>,
-    /// Megabytes that may be copied or compared a second, 1 to 4000; 0: as many as there are. Left out: 6.
+    /// Megabytes that may be copied or compared a second, 1 to 4000; 0: as many as there are. Left out: 5.
     pace: Option<u32>,
     /// `stream`, `triggers` or `short`; left out: as fits the orchestra's size and what the servers can do.
     path: Option<String>,

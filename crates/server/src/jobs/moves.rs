@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use stagesub_tenancy::NodeId;
 use stagesub_tenancy::moves::{
-    DataPlane, Driven, Held, Move, MoveKind, MoveObserver, MoveRegistry, MoveRegistryError, MoveState, Mover,
-    Side,
+    DataPlane, Driven, Held, Move, MoveId, MoveKind, MoveObserver, MoveRegistry, MoveRegistryError,
+    MoveState, Mover, Side,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -92,10 +92,12 @@ impl Movers {
                     let seat = self.seat(place, &room);
                     seats.push(Arc::downgrade(&seat));
                     let mover = self.mover(seat, told.clone());
-                    let span = tracing::info_span!("move", move.id = %held.moved.id, tenant.id = %held.moved.tenant);
+                    let span =
+                        tracing::info_span!("move", move.id = %held.moved.id, tenant.id = %held.moved.tenant);
                     let driving = async move {
-                        tracing::info!(state = %held.moved.state, "driving a move");
-                        tell_of(&mover.drive(held, asked).await);
+                        let id = held.moved.id;
+                        tracing::info!(moved = %id, state = %held.moved.state, "driving a move");
+                        tell_of(id, &mover.drive(held, asked).await);
                     };
                     tasks.spawn(driving.instrument(span));
                     continue;
@@ -159,10 +161,10 @@ impl Movers {
     }
 }
 
-fn tell_of(driven: &Driven) {
+fn tell_of(id: MoveId, driven: &Driven) {
     match driven {
-        Driven::Ended(moved) => tracing::info!(state = %moved.state, "a move has ended"),
-        Driven::Lost => tracing::warn!("a move is another node's now"),
+        Driven::Ended(moved) => tracing::info!(moved = %id, state = %moved.state, "a move has ended"),
+        Driven::Lost => tracing::warn!(moved = %id, "a move is another node's now"),
         // Told where it happened.
         Driven::Released(_) | Driven::Stopped => {}
     }

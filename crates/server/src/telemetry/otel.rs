@@ -1,4 +1,4 @@
-//! Requests' spans for a collector, over OTLP (feature `otel`).
+//! Spans of requests and moves for a collector, over OTLP (feature `otel`).
 //!
 //! Configured as OpenTelemetry has it: `OTEL_EXPORTER_OTLP_ENDPOINT` (or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) says
 //! where to, and nothing is exported without it; `OTEL_SERVICE_NAME` says as whom. Spans of this program leave it, and
