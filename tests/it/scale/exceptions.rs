@@ -13,11 +13,28 @@ pub(crate) struct Exception {
 }
 
 /// Those on tenants' data.
-pub(crate) const OF_TENANTS: &[Exception] = &[Exception {
-    begins: "SELECT resource, used, allowed, grace_until FROM tenant.quota WHERE tenant_id = $1 ORDER BY",
-    table: "tenant.quota",
-    reason: "all of a tenant's limits are asked for; there are three",
-}];
+pub(crate) const OF_TENANTS: &[Exception] = &[
+    Exception {
+        begins: "SELECT resource, used, allowed, grace_until FROM tenant.quota WHERE tenant_id = $1 ORDER BY",
+        table: "tenant.quota",
+        reason: "all of a tenant's limits are asked for; there are three",
+    },
+    Exception {
+        begins: "SELECT m.no, m.first_name, m.last_name, m.email, m.phone, m.preferred_language, m.local_residence, m.notes, m.is_active, m.archived_at, m.created_at, m.updated_at, ARRAY(SELECT q.position_no FROM tenant.musician_qualification AS q WHERE q.tenant_id = $1 AND q.musician_no = m.no ORDER BY q.position_no) AS \"qualifications!\" FROM tenant.musician AS m WHERE m.tenant_id = $1 AND m.no > $2 AND ($3",
+        table: "tenant.musician_qualification",
+        reason: "who is qualified is looked up at once for all musicians that a search goes through, of one tenant",
+    },
+    Exception {
+        begins: "SELECT no, instrument_no, name, hierarchy_level, created_at, updated_at FROM tenant.position WHERE tenant_id = $1 AND no > $2 AND ($3",
+        table: "tenant.position",
+        reason: "a part of a name is looked for in one tenant's positions, of which there are tens",
+    },
+    Exception {
+        begins: "SELECT no, name, start_date, week_number, rehearsal_schedule, concert_info, notes, status, created_at, updated_at FROM tenant.project WHERE tenant_id = $1 AND no > $2 AND ($3",
+        table: "tenant.project",
+        reason: "a part of a name is looked for in one tenant's projects, of which there are hundreds",
+    },
+];
 
 /// Those on the registry.
 pub(crate) const OF_REGISTRY: &[Exception] = &[

@@ -42,11 +42,6 @@ impl Statement {
         self.sql.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Whether some of its conditions may be left out, as of a list that is searched.
-    pub(crate) fn searches(&self) -> bool {
-        (1..=self.types.len()).any(|n| super::values::may_be_left_out(&self.sql, n))
-    }
-
     /// Whether it is one of the registry's.
     pub(crate) fn is_of_registry(&self) -> bool {
         let of_registry = self.tables.iter().filter(|table| table.starts_with("registry.")).count();
