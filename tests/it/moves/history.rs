@@ -195,7 +195,7 @@ async fn clients_of_two_servers_meet_no_failure_while_their_orchestra_moves() {
     let clients = WebClients::start(&addresses, &resident.orchestra, 1);
     clients.write_on(3).await;
     let places = [&ground.source, &own];
-    for (from, to) in [(0, 1), (1, 0)] {
+    for (from, to) in [(0, 1), (1, 0)].into_iter().cycle().take(10) {
         let id = driving.begin(resident.tenant(), places[to], MovePath::Stream).await;
         driving.until_active(id, Side::Target).await;
         clients.write_on(3).await;

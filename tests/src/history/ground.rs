@@ -322,12 +322,15 @@ impl Ground {
         all
     }
 
-    /// What a move has left in a database: slots, publications, progress, sessions.
+    /// What a move has left in a database: slots, publications, logs and what fills them, progress, sessions.
     pub async fn leftovers(&self, at: &Place, id: MoveId) -> Vec<String> {
         sqlx::query_scalar(
             "SELECT 'slot ' || slot_name FROM pg_replication_slots
             WHERE database = current_database() AND position($2 IN slot_name) > 0
             UNION ALL SELECT 'publication ' || pubname FROM pg_publication WHERE position($2 IN pubname) > 0
+            UNION ALL SELECT 'table ' || relname FROM pg_class WHERE position($2 IN relname) > 0
+            UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE position($2 IN proname) > 0
+            UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE position($2 IN tgname) > 0
             UNION ALL SELECT 'progress ' || stream FROM app.move_progress WHERE move_id = $1
             UNION ALL SELECT 'session ' || application_name FROM pg_stat_activity
             WHERE datname = current_database() AND position($1::text IN application_name) > 0

@@ -68,9 +68,13 @@ async fn furnished(labels: &[String]) -> (Ground, Vec<Resident>) {
 
 /// Movers die at these points one after the other, and the tenant goes there and back all the same.
 async fn goes_there_and_back(ground: &Ground, resident: &Resident, points: &[Point]) {
+    goes_along(MovePath::Stream, ground, resident, points).await;
+}
+
+async fn goes_along(path: MovePath, ground: &Ground, resident: &Resident, points: &[Point]) {
     println!("{}: {points:?}", resident.orchestra.subdomain);
     let mut course = Course::of(ground, resident);
-    let id = course.begin(MovePath::Stream).await;
+    let id = course.begin(path).await;
     let deaths = Deaths::at(&course.driving, points);
     let again = async {
         deaths.are_over().await;
@@ -122,6 +126,19 @@ async fn who_dies_while_rolling_back_is_followed() {
     let (ground, residents) = furnished(&labels::<{ GIVEN_UP.len() }>("give")).await;
     for (resident, point) in residents.iter().zip(GIVEN_UP) {
         goes_there_and_back(&ground, resident, &[Point::Fenced, point]).await;
+    }
+}
+
+/// Triggers fill a log in place of the stream: it is made, read, marked and removed at other steps.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_dies_where_triggers_take_the_changes_down_is_followed() {
+    const POINTS: usize = FILLING.len() + FENCED.len() + DECIDED.len() + LATER.len();
+    let points: Vec<Point> = FILLING.into_iter().chain(FENCED).chain(DECIDED).chain(LATER).collect();
+    let (ground, residents) = furnished(&labels::<{ POINTS + GIVEN_UP.len() }>("log")).await;
+    let alone = points.iter().map(|point| vec![*point]);
+    let after = GIVEN_UP.into_iter().map(|point| vec![Point::Fenced, point]);
+    for (resident, points) in residents.iter().zip(alone.chain(after)) {
+        Box::pin(goes_along(MovePath::Triggers, &ground, resident, &points)).await;
     }
 }
 

@@ -1,8 +1,10 @@
-//! A mover in a process of its own that is killed, and another process that follows it.
+//! A mover in a process of its own that is killed, or stopped, and another process that follows it.
 
 use std::process::Stdio;
 use std::sync::Arc;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use secrecy::ExposeSecret as _;
 use stagesub_storage::registry::RegistryPools;
 use stagesub_storage::registry::logins::PgDatabaseLogins;
@@ -11,7 +13,7 @@ use stagesub_tenancy::moves::{Failpoints, MovePath, MoveState, Point, Side};
 use stagesub_tests::cluster::keys;
 use stagesub_tests::history::driving::patient;
 use stagesub_tests::history::{Driving, Gate, Ground, ledger, planes};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -34,6 +36,9 @@ const POINTS: [Point; 6] = [
     Point::Activated,
 ];
 
+/// Where one is stopped: before the decision and after it.
+const FROZEN: [Point; 4] = [Point::Fenced, Point::Equal, Point::Decided, Point::Activated];
+
 /// A mover, until it is killed.
 async fn moves(registry: &str) {
     let registry = ConnectionTarget::parse(registry).expect("a connection string");
@@ -47,6 +52,10 @@ async fn moves(registry: &str) {
     if let Some(gate) = gate {
         gate.reached().await;
         println!("{HERE}");
+        let mut word = String::new();
+        let told = BufReader::new(tokio::io::stdin()).read_line(&mut word).await;
+        told.expect("the test that started it is there");
+        gate.open();
     }
     std::future::pending::<()>().await;
 }
@@ -57,7 +66,7 @@ fn process(ground: &Ground, point: Option<Point>) -> Child {
     command
         .args(["--exact", NAME, "--nocapture"])
         .env(REGISTRY, ground.platform.registry().to_url().expose_secret())
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     if let Some(point) = point {
@@ -67,8 +76,8 @@ fn process(ground: &Ground, point: Option<Point>) -> Child {
     command.spawn().expect("the program starts")
 }
 
-/// Waits until it stands there, and kills it.
-async fn killed(mut process: Child) {
+/// Waits until it stands there.
+async fn comes_to_its_point(process: &mut Child) {
     let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
     let there = async {
         loop {
@@ -80,8 +89,18 @@ async fn killed(mut process: Child) {
         }
     };
     timeout(PATIENCE, there).await.expect("it comes to its point");
+}
+
+/// Waits until it stands there, and kills it.
+async fn killed(mut process: Child) {
+    comes_to_its_point(&mut process).await;
     // SIGKILL, and waited for.
     process.kill().await.expect("it ends");
+}
+
+fn signal(process: &Child, signal: Signal) {
+    let id = process.id().and_then(|id| i32::try_from(id).ok()).expect("it runs");
+    kill(Pid::from_raw(id), signal).expect("a process of the test's own can be signalled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,5 +124,40 @@ async fn a_process_that_is_killed_is_followed_by_another() {
         let ((), mut next) = tokio::join!(course.there_and_back(id), killing);
         next.kill().await.expect("it ends");
         course.is_over(id, Side::Source).await;
+    }
+}
+
+/// Everything of it sleeps: what drives the move, and what applies its streams with what they have read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_stopped_until_another_has_finished_changes_nothing_when_it_wakes() {
+    let labels: [String; FROZEN.len()] = std::array::from_fn(|n| format!("stopped{n}"));
+    let (ground, mut residents) = Ground::start(&labels.each_ref().map(String::as_str)).await;
+    for (resident, point) in residents.iter_mut().zip(FROZEN) {
+        ground.furnish(resident, 200).await;
+        println!("{}: {point:?}", resident.orchestra.subdomain);
+        let mut course = Course { decided_elsewhere: true, ..Course::of(&ground, resident) };
+        let clients = course.clients();
+        let id = course.begin(MovePath::Stream).await;
+        let mut sleeper = process(&ground, Some(point));
+        comes_to_its_point(&mut sleeper).await;
+        signal(&sleeper, Signal::SIGSTOP);
+        // It goes on with this when it wakes.
+        let mut input = sleeper.stdin.take().expect("its input");
+        input.write_all(b"go on\n").await.expect("it is kept for it");
+        let mut other = process(&ground, None);
+        is_writable(&ground, resident).await;
+        course.driving.until_active(id, Side::Target).await;
+        clients.write_on(3).await;
+        signal(&sleeper, Signal::SIGCONT);
+        clients.write_on(20).await;
+        course.history.merge(clients.stop().await);
+        course.copies_are_equal().await;
+        let clients = course.clients();
+        course.driving.go_back(id).await;
+        course.driving.finish(id).await;
+        course.history.merge(clients.stop().await);
+        course.is_over(id, Side::Source).await;
+        sleeper.kill().await.expect("it ends");
+        other.kill().await.expect("it ends");
     }
 }

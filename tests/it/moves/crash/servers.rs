@@ -1,18 +1,22 @@
 //! Source, target and registry that go down at once in the middle of a move, and come back, or do not.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use stagesub_tenancy::moves::{Failpoints, MovePath, MoveState, Point, Request, Side};
+use sqlx::PgConnection;
+use stagesub_tenancy::moves::{Failpoints, MoveId, MovePath, MoveState, NewMove, Point, Request, Side};
 use stagesub_tests::cluster::Cluster;
 use stagesub_tests::database::{connect, run};
 use stagesub_tests::history::{Gate, Ground, Place};
 
 use super::{Course, WRITABLE, is_writable};
-use crate::tenant_tx::lab::until;
+use crate::tenant_tx::lab::{scalar, until};
 
-/// Where the server goes down.
+/// Where the mover stands when the server goes down.
 const POINTS: [Point; 4] =
     [Point::State(MoveState::Copy), Point::State(MoveState::CatchUp), Point::Fenced, Point::Decided];
+/// Bytes a second at which the rows take some seconds to be copied.
+const SLOWLY: NonZeroU32 = NonZeroU32::new(150_000).expect("it is more than none");
 
 /// The server that goes down: the registry's, the source's, the target's.
 async fn goes_down(which: usize) {
@@ -43,6 +47,64 @@ async fn goes_down(which: usize) {
     }
 }
 
+/// Rows of a copy that has not ended have arrived, which nobody sees.
+async fn copies(course: &Course<'_>, id: MoveId) {
+    let mut target = connect(&course.ground.target.admin).await;
+    until("rows are copied", async || {
+        let size: i64 = scalar(&mut target, "SELECT pg_relation_size('ledger.page')").await;
+        size > 0 && course.driving.find(id).await.state == MoveState::Copy
+    })
+    .await;
+}
+
+/// What the stream brings is on its way into the target, and waits there for a table.
+async fn catches_up(course: &Course<'_>, gate: &Gate) -> PgConnection {
+    gate.reached().await;
+    let mut holder = connect(&course.ground.target.admin).await;
+    run(&mut holder, "BEGIN; LOCK TABLE ledger.entry IN ACCESS EXCLUSIVE MODE").await;
+    gate.open();
+    let mut target = connect(&course.ground.target.admin).await;
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name LIKE 'stagesub-move:%' AND wait_event_type = 'Lock')";
+    until("what was written is brought", async || scalar(&mut target, waits).await).await;
+    holder
+}
+
+/// The same while rows are copied, and while the stream brings what was written meanwhile.
+async fn goes_down_at_work(which: usize) {
+    let servers = [
+        Cluster::apart_and_durable().await,
+        Cluster::apart_and_durable().await,
+        Cluster::apart_and_durable().await,
+    ];
+    let (ground, mut residents) = Ground::on(servers.each_ref(), &["copied", "followed"]).await;
+    for (resident, state) in residents.iter_mut().zip([MoveState::Copy, MoveState::CatchUp]) {
+        ground.furnish(resident, 4_000).await;
+        let mut course = Course::of(&ground, resident);
+        let wanted = course.driving.wanted(resident.tenant(), &ground.target, MovePath::Stream);
+        let gate = Gate::at(Point::State(MoveState::CatchUp));
+        let clients = course.clients();
+        let id = course.driving.begin_as(&NewMove { pace: Some(SLOWLY), ..wanted }).await;
+        let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
+        clients.write_on(3).await;
+        let holder = if state == MoveState::Copy {
+            gate.open();
+            copies(&course, id).await;
+            None
+        } else {
+            Some(catches_up(&course, &gate).await)
+        };
+        servers[which].crash().await;
+        // Its lock ends with its session.
+        drop(holder);
+        is_writable(&ground, course.resident).await;
+        course.history.merge(clients.stop().await);
+        course.there_and_back(id).await;
+        course.is_over(id, Side::Source).await;
+        mover.die().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_when_the_registry_goes_down() {
     Box::pin(goes_down(0)).await;
@@ -56,6 +118,16 @@ async fn nothing_is_lost_when_the_source_goes_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_when_the_target_goes_down() {
     Box::pin(goes_down(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_the_source_goes_down_while_rows_are_on_their_way() {
+    Box::pin(goes_down_at_work(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_the_target_goes_down_while_rows_are_on_their_way() {
+    Box::pin(goes_down_at_work(2)).await;
 }
 
 /// Keeps everybody out of a database that is there, or lets them in again.
