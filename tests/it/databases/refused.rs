@@ -149,11 +149,8 @@ async fn a_server_of_another_installation_keeps_its_passwords() {
     theirs.create("reg").await;
     let options = stagesub_storage::migrate::MigrateOptions::new(theirs.admin("reg"));
     stagesub_storage::migrate::migrate(&options, keys).await.unwrap();
-    let before = ground.recorded().await;
-    let refused =
-        ground.dedicated.create_at(tenant, &Home::Server(theirs.admin("postgres"))).await.unwrap_err();
+    let refused = ground.refused(tenant, &Home::Server(theirs.admin("postgres"))).await;
     assert!(matches!(refused, MigrateError::LoginExists { .. }), "{refused}");
-    assert_eq!(ground.recorded().await, before);
     stagesub_storage::migrate::migrate(&options, keys).await.expect("the other installation is as it was");
 }
 
@@ -201,4 +198,18 @@ async fn where_a_database_is_to_be_is_looked_at_and_nothing_is_made() {
     assert!(matches!(looked, Looked::Ready(id) if id == made), "{looked:?}");
     let elsewhere = ground.refused(tenant, &Home::Server(ground.other.admin("postgres"))).await;
     assert!(matches!(elsewhere, MigrateError::HasOwn { .. }), "{elsewhere}");
+}
+
+#[tokio::test]
+async fn a_database_of_the_name_that_is_not_the_tenants_is_told_by_who_looks() {
+    let ground = Ground::new().await;
+    let tenant = ground.tenant("GGG").await;
+    ground.ours.create(&name(tenant)).await;
+    ground.ours.run(&name(tenant), "CREATE TABLE public.something (name text)").await;
+    let looked = ground.dedicated.look_at(tenant, &Home::Beside).await.unwrap_err();
+    let refused = ground.dedicated.create_at(tenant, &Home::Beside).await.unwrap_err();
+    for refused in [looked, refused] {
+        assert!(matches!(refused, MigrateError::NameTaken { .. }), "{refused}");
+        assert!(refused.to_string().contains(&name(tenant)), "{refused}");
+    }
 }

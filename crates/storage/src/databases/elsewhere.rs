@@ -101,7 +101,11 @@ impl Maker<'_> {
     pub(super) async fn look(&self, kind: DatabaseKind, named: &Named<'_>) -> Result<Looked, MigrateError> {
         let admin = self.admin(named).await?;
         let mut server = Session::open(&admin).await?;
-        let found = self.find(kind, named, &admin, &mut server).await?;
+        let found = match self.find(kind, named, &admin, &mut server).await {
+            // Of what somebody is making right now one thing may be there and another not yet: it is looked at again.
+            Err(_) => self.find(kind, named, &admin, &mut server).await?,
+            Ok(found) => found,
+        };
         let looked = if found.begun.is_some_and(|begun| begun.ready) {
             Looked::Ready(found.wanted.database)
         } else {
@@ -129,27 +133,58 @@ impl Maker<'_> {
         admin: &ConnectionTarget,
         server: &mut Session,
     ) -> Result<Found, MigrateError> {
-        refuse_powerless(server, named)?;
-        let name = match named {
-            Named::Server(_, name) | Named::Ours(_, name) => name.clone(),
-            Named::Database(_) => server.facts.database.clone(),
+        let (name, is_there) = match named {
+            Named::Server(_, name) | Named::Ours(_, name) => (name.clone(), exists(server, name).await?),
+            Named::Database(_) => (server.facts.database.clone(), true),
         };
+        refuse_powerless(server, named, is_there)?;
         let begun = self.find_begun(kind, server, &name).await?;
         let database = begun.as_ref().map_or_else(|| DatabaseId::from_uuid(Uuid::now_v7()), |begun| begun.id);
         let wanted = Marker { kind, database, demo: self.registry.is_demo() };
         let is_ready = begun.as_ref().is_some_and(|begun| begun.ready);
         match named {
-            _ if is_ready => {}
+            _ if is_ready => return Ok(Found { name, begun, wanted }),
             Named::Database(_) => self.refuse_taken(server, &wanted).await?,
-            Named::Server(..) | Named::Ours(..) => {
-                if exists(server, &name).await? {
-                    let mut data = Session::open(&admin.with_database(&name)).await?;
-                    self.refuse_taken(&mut data, &wanted).await?;
-                    data.close().await?;
-                }
+            Named::Server(..) if is_there => self.refuse_taken_at(admin, &name, &wanted).await?,
+            Named::Ours(..) if is_there => {
+                // Nobody named it, so nobody can name another.
+                let taken = self.refuse_taken_at(admin, &name, &wanted).await;
+                taken.map_err(|error| name_taken(&admin.with_database(&name), error))?;
             }
+            Named::Server(..) | Named::Ours(..) => {}
+        }
+        if !matches!(named, Named::Ours(..)) {
+            self.refuse_others_logins(kind, server).await?;
         }
         Ok(Found { name, begun, wanted })
+    }
+
+    async fn refuse_taken_at(
+        &self,
+        admin: &ConnectionTarget,
+        name: &str,
+        wanted: &Marker,
+    ) -> Result<(), MigrateError> {
+        let mut data = Session::open(&admin.with_database(name)).await?;
+        self.refuse_taken(&mut data, wanted).await?;
+        data.close().await
+    }
+
+    /// Logins that are there and whose passwords the platform does not have are another installation's.
+    async fn refuse_others_logins(
+        &self,
+        kind: DatabaseKind,
+        server: &mut Session,
+    ) -> Result<(), MigrateError> {
+        let doing = "looking for the logins of a server";
+        let mut registry = self.registry.control().acquire().await.map_err(during(doing))?;
+        let (identifier, adopt) = (&server.facts.server_identifier, self.adopt_logins);
+        let mut known = logins::known_passwords(&mut registry, self.keys, identifier, adopt).await?;
+        for &role in roles::logins_of(kind) {
+            let can_login = roles::can_login(&mut server.conn, role).await?;
+            settle(roles::plan_login(can_login, known.remove(&role), None, adopt), role, &server.target)?;
+        }
+        Ok(())
     }
 
     async fn make_inside(
@@ -356,8 +391,23 @@ fn tell(hole: &Finding) -> String {
     format!("{} ({}): {}", hole.object, hole.why, hole.mend)
 }
 
-/// Refuses a login that could not go on to the end.
-fn refuse_powerless(server: &Session, named: &Named<'_>) -> Result<(), MigrateError> {
+/// A database of the name that one would be made by is there, and is somebody's.
+fn name_taken(target: &ConnectionTarget, error: MigrateError) -> MigrateError {
+    let target = target.describe();
+    let detail = match error {
+        MigrateError::Known { known, .. } => format!("it is {known}"),
+        MigrateError::Foreign { found, .. } => format!("it is marked as {found}"),
+        MigrateError::NamedLacks { .. } => "the platform does not own it".to_owned(),
+        MigrateError::NotEmpty { .. } | MigrateError::SchemaTaken { .. } => {
+            "it holds tables and no marker".to_owned()
+        }
+        error => return error,
+    };
+    MigrateError::NameTaken { target, detail }
+}
+
+/// Refuses a login that could not go on to the end. `is_there`: the database need not be made.
+fn refuse_powerless(server: &Session, named: &Named<'_>, is_there: bool) -> Result<(), MigrateError> {
     let facts = &server.facts;
     let target = server.target.clone();
     if facts.standby {
@@ -366,7 +416,7 @@ fn refuse_powerless(server: &Session, named: &Named<'_>) -> Result<(), MigrateEr
     let lacks = |lacks| Err(MigrateError::NamedLacks { target, lacks });
     match named {
         Named::Database(_) if !facts.owns_database => lacks("does not own the database"),
-        Named::Server(..) | Named::Ours(..) if !facts.superuser && !facts.creates_databases => {
+        Named::Server(..) | Named::Ours(..) if !is_there && !facts.superuser && !facts.creates_databases => {
             lacks("may not create databases (CREATEDB)")
         }
         Named::Server(..) | Named::Database(_) if !facts.superuser && !facts.creates_roles => {
