@@ -478,10 +478,10 @@ pub enum ServiceError {
     Subdomain(#[from] InvalidSubdomain),
 }
 
-/// One pool fits in what there is for all of them.
+/// One pool fits in what there is for all of them, if there is to be any.
 fn refuse_budget(pools: &FactorySettings, all: &PoolSettings) -> Result<(), ServiceError> {
     let (wanted, budget) = (pools.dedicated.connections_held(), all.connection_budget);
-    if wanted > budget { Err(ServiceError::Budget { wanted, budget }) } else { Ok(()) }
+    if budget > 0 && wanted > budget { Err(ServiceError::Budget { wanted, budget }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -497,6 +497,8 @@ mod tests {
         };
         let all = PoolSettings { connection_budget: 50, ..PoolSettings::default() };
         assert!(refuse_budget(&pools(49), &all).is_ok());
+        let none = PoolSettings { connection_budget: 0, ..PoolSettings::default() };
+        assert!(refuse_budget(&pools(50), &none).is_ok(), "it has no tenant in a database of its own");
         let refused = refuse_budget(&pools(50), &all).map_err(|error| error.to_string());
         assert!(
             refused.is_err_and(|text| text.contains("takes 51 connections") && text.contains("may take 50"))
