@@ -34,7 +34,7 @@ pub struct ApiDoc;
 /// What any route may answer before its handler has a say, or for want of a database.
 const TOO_MANY: &str = "This address, this account or this orchestra has asked too often, or too much is being worked on or watched for it";
 const UNAVAILABLE: &str = "What the answer needs cannot be had now: a database, a connection, or the orchestra's move takes too \
-     long, and nothing was done. With the type `commit-unknown`: the answer of the database was lost, and the change may have \
+     long; it can be asked again. With the type `commit-unknown`: the answer of the database was lost, and the change may have \
      been kept; ask again with the same Idempotency-Key, or look first";
 const UNAUTHENTICATED: &str = "No token, or none that is good on this host";
 
