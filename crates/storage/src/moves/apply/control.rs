@@ -57,7 +57,7 @@ pub(super) struct Shared {
 
 /// How long a transaction waits for others to be committed with. A commit waits for the disk, and the tenant's neighbours
 /// share it: many small ones cost them more than what is in them. Nobody waits for the target but who leaves a mark,
-/// which ends the batch at once.
+/// which ends the batch at once, and who compares rows that changed, for whom nothing lingers.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// Keys of rows that changed.

@@ -37,13 +37,18 @@ const LEFT_FREE: u64 = 2 << 30;
 pub struct SpillRoom {
     files: Arc<Semaphore>,
     make: fn() -> io::Result<std::fs::File>,
+    write_out: WriteOut,
 }
+
+/// Has the system begin to write these bytes of a file out: from, until.
+type WriteOut = fn(&std::fs::File, u64, u64) -> io::Result<()>;
 
 impl SpillRoom {
     /// So many files, each of 16 MiB and a block.
     #[must_use]
     pub fn of_files(files: usize) -> Self {
-        Self { files: Arc::new(Semaphore::new(files.min(Semaphore::MAX_PERMITS))), make: nameless }
+        let files = Arc::new(Semaphore::new(files.min(Semaphore::MAX_PERMITS)));
+        Self { files, make: nameless, write_out: begin_to_write_out }
     }
 
     /// A file, if there is room for it.
@@ -57,6 +62,7 @@ impl SpillRoom {
             pieces: Vec::new(),
             bytes: 0,
             written_out: 0,
+            write_out: self.write_out,
             permit,
         }))
     }
@@ -229,6 +235,7 @@ struct Spill {
     bytes: u64,
     /// So many of them are on their way to the disk, or there.
     written_out: u64,
+    write_out: WriteOut,
     permit: OwnedSemaphorePermit,
 }
 
@@ -266,9 +273,9 @@ impl Spill {
         if until - from < WRITTEN_OUT && until < FILE {
             return;
         }
-        let disk = Arc::clone(&self.disk);
+        let (disk, write_out) = (Arc::clone(&self.disk), self.write_out);
         // The disk may be busy, and whoever reads ahead of it may wait.
-        let told = spawn_blocking(move || begin_to_write_out(&disk, from, until)).await;
+        let told = spawn_blocking(move || write_out(&disk, from, until)).await;
         if let Err(error) = told.map_err(io::Error::other).flatten() {
             // It is advice: the bytes are there, and are written out when the system likes.
             tracing::debug!(%error, "the system takes no advice about a spilled file");
@@ -339,6 +346,8 @@ const _: () = assert!((BLOCK as u64) < FILE, "a file has room for many blocks");
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use futures::FutureExt as _;
 
     use super::*;
@@ -386,13 +395,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_spilled_is_written_out_as_it_grows() {
-        let (mut ahead, _pieces) = ahead(Some(room(2)));
+        /// What was asked for, and how long the file was then. No other test asks for it.
+        static ASKED: Mutex<Vec<(u64, u64, u64)>> = Mutex::new(Vec::new());
+        let noted: WriteOut = |file, from, until| {
+            ASKED.lock().unwrap().push((from, until, file.metadata()?.len()));
+            begin_to_write_out(file, from, until)
+        };
+        let (mut ahead, _pieces) = ahead(Some(SpillRoom { write_out: noted, ..room(2) }));
         let mut blocks = (0..).map(|n| Piece::Chunk(vec![0; BLOCK], n));
         put(&mut ahead, blocks.by_ref().take(IN_MEMORY + 40).collect()).await;
-        let filling = ahead.filling.as_ref().unwrap();
-        assert_eq!((filling.bytes, filling.written_out), (40 * BLOCK as u64, 2 * WRITTEN_OUT));
+        assert_eq!(ahead.filling.as_ref().unwrap().bytes, 40 * BLOCK as u64);
+        let mib = |from, until| (from * WRITTEN_OUT, until * WRITTEN_OUT, until * WRITTEN_OUT);
+        assert_eq!(*ASKED.lock().unwrap(), [mib(0, 1), mib(1, 2)], "and it had been written before that");
         put(&mut ahead, blocks.take(216).collect()).await;
-        assert_eq!((ahead.full[0].bytes, ahead.full[0].written_out), (FILE, FILE));
+        assert_eq!((ahead.full[0].bytes, ASKED.lock().unwrap().last().copied()), (FILE, Some(mib(15, 16))));
     }
 
     #[tokio::test]
