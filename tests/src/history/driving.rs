@@ -227,12 +227,16 @@ impl Driving {
 
     /// Has a tenant go back from the target; asks for it again where that was given up.
     pub async fn go_back(&self, id: MoveId) {
+        self.go_to(id, Side::Source).await;
+    }
+
+    /// Has a tenant go to the other side, which is this one; asks for it again where that was given up.
+    pub async fn go_to(&self, id: MoveId, side: Side) {
         loop {
             let settled = |found: &Move| {
-                found.state == MoveState::Active
-                    && (found.serving() == Side::Source || found.wanted.is_none())
+                found.state == MoveState::Active && (found.serving() == side || found.wanted.is_none())
             };
-            if self.until(id, "it is back, or still there", settled).await.serving() == Side::Source {
+            if self.until(id, "it is there, or stays", settled).await.serving() == side {
                 return;
             }
             self.ask(id, Request::Back).await;

@@ -157,6 +157,7 @@ async fn a_process_that_is_stopped_until_another_has_finished_changes_nothing_wh
         course.driving.finish(id).await;
         course.history.merge(clients.stop().await);
         course.is_over(id, Side::Source).await;
+        assert_eq!(sleeper.try_wait().expect("it can be asked"), None, "it woke, and lives");
         sleeper.kill().await.expect("it ends");
         other.kill().await.expect("it ends");
     }

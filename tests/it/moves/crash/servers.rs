@@ -86,12 +86,12 @@ async fn goes_down_at_work(which: usize) {
         let clients = course.clients();
         let id = course.driving.begin_as(&NewMove { pace: Some(SLOWLY), ..wanted }).await;
         let mover = course.driving.node(Some(Arc::clone(&gate) as Arc<dyn Failpoints>));
-        clients.write_on(3).await;
         let holder = if state == MoveState::Copy {
             gate.open();
             copies(&course, id).await;
             None
         } else {
+            clients.write_on(3).await;
             Some(catches_up(&course, &gate).await)
         };
         servers[which].crash().await;
