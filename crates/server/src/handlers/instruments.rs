@@ -103,7 +103,7 @@ pub async fn list(
     State(state): State<AppState>,
     caller: TenantCaller,
     Params(query): Params<InstrumentQuery>,
-) -> Result<Json<ListBody<InstrumentBody>>, Problem> {
+) -> Result<ListBody<InstrumentBody>, Problem> {
     caller.begin(&state, Permission::ReadOrchestra).await?;
     let page = list::page(query.limit, query.cursor.as_deref())?;
     let filter =

@@ -24,6 +24,22 @@ pub struct ListBody<T> {
     pub next_cursor: Option<String>,
 }
 
+/// Bytes that most pages fit in: what is written into as it grows is copied at each doubling.
+const ROOM: usize = 8 * 1024;
+
+impl<T: Serialize> IntoResponse for ListBody<T> {
+    fn into_response(self) -> Response {
+        let mut body = Vec::with_capacity(ROOM);
+        match serde_json::to_writer(&mut body, &self) {
+            Ok(()) => {
+                let json = HeaderValue::from_static("application/json");
+                ([(header::CONTENT_TYPE, json)], body).into_response()
+            }
+            Err(error) => Problem::internal(format!("a list cannot be written: {error}")).into_response(),
+        }
+    }
+}
+
 /// Reads `limit` and `cursor`.
 pub fn page(limit: Option<u32>, cursor: Option<&str>) -> Result<Page, Problem> {
     let after =
@@ -36,11 +52,11 @@ pub fn page(limit: Option<u32>, cursor: Option<&str>) -> Result<Page, Problem> {
 }
 
 /// Turns a page of entities into the answer.
-pub fn list_body<T, B>(paged: Paged<T>, map: impl FnMut(T) -> B) -> Json<ListBody<B>> {
-    Json(ListBody {
+pub fn list_body<T, B>(paged: Paged<T>, map: impl FnMut(T) -> B) -> ListBody<B> {
+    ListBody {
         items: paged.items.into_iter().map(map).collect(),
         next_cursor: paged.next.map(|no| encode(&no.to_string())),
-    })
+    }
 }
 
 /// Writes a moment in one piece: written as `chrono` does it by itself, each digit

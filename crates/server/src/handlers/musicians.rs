@@ -180,7 +180,7 @@ pub async fn list(
     State(state): State<AppState>,
     caller: TenantCaller,
     Params(query): Params<MusicianQuery>,
-) -> Result<Json<ListBody<MusicianBody>>, Problem> {
+) -> Result<ListBody<MusicianBody>, Problem> {
     caller.begin(&state, Permission::ReadOrchestra).await?;
     let scope = &caller.scope;
     let page = list::page(query.limit, query.cursor.as_deref())?;

@@ -171,15 +171,15 @@ pub async fn list(
     State(state): State<AppState>,
     caller: PlatformCaller,
     Params(query): Params<DatabaseQuery>,
-) -> Result<Json<ListBody<DatabaseBody>>, Problem> {
+) -> Result<ListBody<DatabaseBody>, Problem> {
     caller.may(Permission::ManageTenants)?;
     let page = list::page(query.limit, None)?;
     let after: Option<Uuid> = list::after(query.cursor.as_deref())?;
     let paged = state.platform_databases.list(after.map(DatabaseId::from_uuid), page.limit()).await?;
-    Ok(Json(ListBody {
+    Ok(ListBody {
         items: paged.items.into_iter().map(DatabaseBody::new).collect(),
         next_cursor: paged.next.map(|id| list::encode(&id.to_string())),
-    }))
+    })
 }
 
 /// Makes a further shared database, or takes one that is there and empty, and answers when orchestras can be put in it.

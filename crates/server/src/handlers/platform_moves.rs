@@ -161,7 +161,7 @@ pub async fn list(
     State(state): State<AppState>,
     caller: PlatformCaller,
     Params(query): Params<MoveQuery>,
-) -> Result<Json<ListBody<MoveBody>>, Problem> {
+) -> Result<ListBody<MoveBody>, Problem> {
     caller.may(Permission::ManageTenants)?;
     page(&state, None, query).await
 }
@@ -178,7 +178,7 @@ pub async fn list_of(
     caller: PlatformCaller,
     TenantPath(tenant): TenantPath,
     Params(query): Params<MoveQuery>,
-) -> Result<Json<ListBody<MoveBody>>, Problem> {
+) -> Result<ListBody<MoveBody>, Problem> {
     caller.may(Permission::ManageTenants)?;
     page(&state, Some(tenant), query).await
 }
@@ -187,14 +187,14 @@ async fn page(
     state: &AppState,
     of: Option<stagesub_tenancy::TenantId>,
     query: MoveQuery,
-) -> Result<Json<ListBody<MoveBody>>, Problem> {
+) -> Result<ListBody<MoveBody>, Problem> {
     let page = list::page(query.limit, None)?;
     let after = list::after::<Uuid>(query.cursor.as_deref())?.map(MoveId::from_uuid);
     let found = service::list_moves(&state.moving(), of, after, page.limit()).await?;
-    Ok(Json(ListBody {
+    Ok(ListBody {
         items: found.items.into_iter().map(|moved| MoveBody::new(moved, Vec::new())).collect(),
         next_cursor: found.next.map(|id| list::encode(&id.to_string())),
-    }))
+    })
 }
 
 /// Shows a move, with how far the copies of its tables are.

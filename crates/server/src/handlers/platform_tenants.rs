@@ -207,7 +207,7 @@ pub async fn list(
     State(state): State<AppState>,
     caller: PlatformCaller,
     Params(query): Params<TenantQuery>,
-) -> Result<Json<ListBody<PlatformTenantBody>>, Problem> {
+) -> Result<ListBody<PlatformTenantBody>, Problem> {
     caller.may(Permission::ManageTenants)?;
     let page = list::page(query.limit, None)?;
     let after = list::after(query.cursor.as_deref())?;
@@ -224,10 +224,10 @@ pub async fn list(
     };
     let paged = service::list_tenants(&*state.tenants, &filter, after, page.limit()).await?;
     let now = state.now();
-    Ok(Json(ListBody {
+    Ok(ListBody {
         items: paged.items.into_iter().map(|account| PlatformTenantBody::new(account, now)).collect(),
         next_cursor: paged.next.map(|id| list::encode(&id.to_string())),
-    }))
+    })
 }
 
 /// Makes an orchestra: reserves its code and subdomain, fills its database, and answers when it is in use.

@@ -70,16 +70,16 @@ pub async fn list(
     State(state): State<AppState>,
     caller: PlatformCaller,
     Params(query): Params<PersonQuery>,
-) -> Result<Json<ListBody<PersonBody>>, Problem> {
+) -> Result<ListBody<PersonBody>, Problem> {
     caller.may(Permission::ManageUsers)?;
     let page = list::page(query.limit, None)?;
     let after = list::after(query.cursor.as_deref())?;
     let filter = PersonFilter { search: list::search(query.q)? };
     let paged = service::list_people(&*state.people, &filter, after, page.limit()).await?;
-    Ok(Json(ListBody {
+    Ok(ListBody {
         items: paged.items.into_iter().map(PersonBody::from).collect(),
         next_cursor: paged.next.map(|id| list::encode(&id.to_string())),
-    }))
+    })
 }
 
 /// Shows a person.

@@ -102,7 +102,7 @@ pub async fn list(
     State(state): State<AppState>,
     caller: TenantCaller,
     Params(query): Params<PositionQuery>,
-) -> Result<Json<ListBody<PositionBody>>, Problem> {
+) -> Result<ListBody<PositionBody>, Problem> {
     caller.begin(&state, Permission::ReadOrchestra).await?;
     let scope = &caller.scope;
     let page = list::page(query.limit, query.cursor.as_deref())?;

@@ -143,7 +143,7 @@ pub async fn list(
     State(state): State<AppState>,
     caller: TenantCaller,
     Params(query): Params<ProjectQuery>,
-) -> Result<Json<ListBody<ProjectBody>>, Problem> {
+) -> Result<ListBody<ProjectBody>, Problem> {
     caller.begin(&state, Permission::ReadOrchestra).await?;
     let page = list::page(query.limit, query.cursor.as_deref())?;
     let filter = ProjectFilter {

@@ -108,16 +108,16 @@ pub async fn list(
     State(state): State<AppState>,
     caller: TenantCaller,
     Params(query): Params<MemberQuery>,
-) -> Result<Json<ListBody<MemberBody>>, Problem> {
+) -> Result<ListBody<MemberBody>, Problem> {
     caller.may(Permission::ManageOrchestra)?;
     let page = list::page(query.limit, None)?;
     let after = list::after(query.cursor.as_deref())?;
     let _turn = state.limits.registry_for(caller.scope.tenant_id()).await?;
     let paged = service::list_members(&*state.people, caller.scope.tenant_id(), after, page.limit()).await?;
-    Ok(Json(ListBody {
+    Ok(ListBody {
         items: paged.items.into_iter().map(MemberBody::from).collect(),
         next_cursor: paged.next.map(|id| list::encode(&id.to_string())),
-    }))
+    })
 }
 
 /// Makes somebody a member of the orchestra. Asked again with the same key, it answers the member as they are now.

@@ -126,16 +126,13 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let route = self.noted.route.get().map_or(UNMATCHED, MatchedPath::as_str);
         let span = &self.noted.span;
-        match self.status {
-            Some(status) => {
-                span.record("http.response.status_code", status.as_u16());
-            }
+        let status = self.status.map(|status| status.as_u16());
+        let cancelled = self.status.is_none().then_some(true);
+        match self.sums.placement() {
+            Some(placement) => end(span, (status, cancelled), placement, self.sums.usage()),
             None => {
-                span.record("cancelled", true);
+                record_all!(span, http.response.status_code = status, cancelled = cancelled);
             }
-        }
-        if let Some(placement) = self.sums.placement() {
-            cost(span, placement, self.sums.usage());
         }
         #[cfg(feature = "otel")]
         super::otel::name(span, &self.method, route, self.status);
@@ -144,11 +141,13 @@ impl Drop for Ending {
 }
 
 /// All at once: whoever writes the fields down does it once.
-fn cost(span: &Span, placement: Placement, usage: Usage) {
+fn end(span: &Span, (status, cancelled): (Option<u16>, Option<bool>), placement: Placement, usage: Usage) {
     let Usage { pool_wait, database_time, transactions, statements, rows } = usage;
     let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     record_all!(
         span,
+        http.response.status_code = status,
+        cancelled = cancelled,
         placement.kind = placement.as_str(),
         placement.database = %placement.database(),
         pool.wait_us = micros(pool_wait),

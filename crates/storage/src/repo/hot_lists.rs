@@ -64,8 +64,12 @@ impl PgHotLists {
             .await
         {
             Ok(rows) => {
-                let rows: Result<Vec<R>, sqlx::Error> = rows.iter().map(R::read).collect();
-                Ok(Some(rows.map_err(store_error)?))
+                // Collected into a `Result` it would not know how many come.
+                let mut read = Vec::with_capacity(rows.len());
+                for row in &rows {
+                    read.push(R::read(row).map_err(store_error)?);
+                }
+                Ok(Some(read))
             }
             Err(ReadError::Begin(error)) => Err(UseCaseError::Begin(error)),
             Err(ReadError::Unprepared(error)) => {
