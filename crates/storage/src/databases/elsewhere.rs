@@ -177,9 +177,10 @@ impl Maker<'_> {
         server: &mut Session,
     ) -> Result<(), MigrateError> {
         let doing = "looking for the logins of a server";
-        let mut registry = self.registry.control().acquire().await.map_err(during(doing))?;
+        let mut tx = self.registry.begin_control().await.map_err(during(doing))?;
         let (identifier, adopt) = (&server.facts.server_identifier, self.adopt_logins);
-        let mut known = logins::known_passwords(&mut registry, self.keys, identifier, adopt).await?;
+        let mut known = logins::known_passwords(&mut tx, self.keys, identifier, adopt).await?;
+        tx.commit().await.map_err(during(doing))?;
         for &role in roles::logins_of(kind) {
             let can_login = roles::can_login(&mut server.conn, role).await?;
             settle(roles::plan_login(can_login, known.remove(&role), None, adopt), role, &server.target)?;
