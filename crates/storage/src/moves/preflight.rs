@@ -1,12 +1,14 @@
 //! What stands in the way of a move, in words, each with what to do about it, all at once.
 //!
-//! - `side.rs` what one database and its server lack
+//! - `server.rs` what a server and the mover's login there are, and what they lack
+//! - `side.rs` what is tried and asked in one database
 //! - `tenant.rs` what each side holds of the tenant, and whether the two sides are made alike
 //! - `sweep.rs` what moves left that are over
 //!
 //! It reads and never writes ([`sweep`] apart), and it looks at both sides as the mover, as which the move would run.
 //! What a database could do a moment later is tried then: nothing here is a promise.
 
+mod server;
 mod side;
 mod sweep;
 mod tenant;
@@ -67,11 +69,11 @@ pub async fn obstacles(
     let (Some(mut at_source), Some(mut at_target)) = (source_session, target_session) else {
         return Ok(found);
     };
-    let server = side::Server::read(&mut at_source).await?;
-    let other = side::Server::read(&mut at_target).await?;
+    let server = server::Server::read(&mut at_source).await?;
+    let other = server::Server::read(&mut at_target).await?;
     let one_server = server.is(&other);
     for (server, site, session) in [(&server, source, &mut at_source), (&other, target, &mut at_target)] {
-        let needed = side::Needed { path: moved.path, streams: if one_server { 2 } else { 1 } };
+        let needed = server::Needed { path: moved.path, streams: if one_server { 2 } else { 1 } };
         found.extend(server.obstacles(&needed, moved.id.as_uuid()));
         if moved.path == MovePath::Stream && server.may_stream() {
             found.extend(side::try_streaming(site, moved.id.as_uuid()).await);
@@ -129,10 +131,10 @@ async fn obstacles_for(
 ) -> Result<Vec<String>, PreflightError> {
     let mut found = Vec::new();
     let Some(mut session) = taken("the database", open(site).await?, &mut found) else { return Ok(found) };
-    let server = side::Server::read(&mut session).await?;
+    let server = server::Server::read(&mut session).await?;
     let here = target.is_some_and(|target| server.is_called(&target.server_identifier));
     let streams = if here { 2 } else { 1 };
-    found.extend(server.obstacles(&side::Needed { path, streams }, site.move_id()));
+    found.extend(server.obstacles(&server::Needed { path, streams }, site.move_id()));
     if let Some(target) = target.filter(|_| !here) {
         let lacks = if path == MovePath::Stream { &target.streaming } else { &target.obstacles };
         found.extend(lacks.iter().cloned());
@@ -175,8 +177,8 @@ pub async fn obstacles_at_source(
 /// What a server is like that a database is to be made on, seen by whoever is to make it. What is asked of the mover's
 /// login, which may not be there yet, is not looked at.
 pub(crate) async fn new_target(conn: &mut PgConnection, described: &str) -> Result<NewTarget, sqlx::Error> {
-    let server = side::Server::read_as_another(conn, described).await?;
-    let lacks = |path| server.obstacles(&side::Needed { path, streams: 1 }, Uuid::nil());
+    let server = server::Server::read_as_another(conn, described).await?;
+    let lacks = |path| server.obstacles(&server::Needed { path, streams: 1 }, Uuid::nil());
     Ok(NewTarget {
         server_identifier: server.identifier().to_owned(),
         decodes: server.decodes(),
