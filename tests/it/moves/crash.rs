@@ -89,6 +89,18 @@ impl<'g> Course<'g> {
         assert_eq!(ended.state, MoveState::Finished, "{ended:?}");
     }
 
+    /// At the target, while clients write: the copies are equal, it goes back, and it is over.
+    async fn comes_back(&mut self, id: MoveId, clients: Clients) {
+        clients.write_on(20).await;
+        self.history.merge(clients.stop().await);
+        self.copies_are_equal().await;
+        let clients = self.clients();
+        self.driving.go_back(id).await;
+        self.driving.finish(id).await;
+        self.history.merge(clients.stop().await);
+        self.is_over(id, Side::Source).await;
+    }
+
     /// Until there is nothing left to do, while clients write.
     async fn ends(&mut self, id: MoveId) -> Move {
         let clients = self.clients();

@@ -29,14 +29,7 @@ async fn who_wakes_after_another_has_finished_changes_nothing() {
         course.driving.until_active(id, Side::Target).await;
         clients.write_on(3).await;
         sleeper.thaw();
-        clients.write_on(20).await;
-        course.history.merge(clients.stop().await);
-        course.copies_are_equal().await;
-        let clients = course.clients();
-        course.driving.go_back(id).await;
-        course.driving.finish(id).await;
-        course.history.merge(clients.stop().await);
-        course.is_over(id, Side::Source).await;
+        course.comes_back(id, clients).await;
         sleeper.die().await;
         other.die().await;
     }

@@ -149,14 +149,7 @@ async fn a_process_that_is_stopped_until_another_has_finished_changes_nothing_wh
         course.driving.until_active(id, Side::Target).await;
         clients.write_on(3).await;
         signal(&sleeper, Signal::SIGCONT);
-        clients.write_on(20).await;
-        course.history.merge(clients.stop().await);
-        course.copies_are_equal().await;
-        let clients = course.clients();
-        course.driving.go_back(id).await;
-        course.driving.finish(id).await;
-        course.history.merge(clients.stop().await);
-        course.is_over(id, Side::Source).await;
+        course.comes_back(id, clients).await;
         assert_eq!(sleeper.try_wait().expect("it can be asked"), None, "it woke, and lives");
         sleeper.kill().await.expect("it ends");
         other.kill().await.expect("it ends");
