@@ -32,6 +32,9 @@ pub(crate) const DEFAULT_WRITE: &str = "write, unfenced, sqlx's default pool";
 pub(crate) const CLASSIC_WRITE: &str = "write, BEGIN set_config query COMMIT, sqlx";
 pub(crate) const FENCED_WRITE: &str = "write, fenced, ordinary";
 pub(crate) const HOT_WRITE: &str = "write, fenced, one message";
+pub(crate) const DEFAULT_CHANGE: &str = "change and audit, unfenced, sqlx's default pool";
+pub(crate) const CLASSIC_CHANGE: &str = "change and audit, BEGIN set_config .. COMMIT, sqlx";
+pub(crate) const FENCED_CHANGE: &str = "change and audit, fenced, ordinary";
 
 /// Rows of the page.
 const ROWS: usize = 20;
@@ -39,6 +42,10 @@ const ROWS: usize = 20;
 pub(crate) const LIMIT: i64 = 21;
 const UPDATE: &str =
     "UPDATE tenant.musician SET local_residence = $3, updated_at = now() WHERE tenant_id = $1 AND no = $2";
+/// What the product writes beside each change.
+const AUDIT: &str = "INSERT INTO tenant.audit
+        (tenant_id, id, actor, user_id, action, model, record_id, changes, created_at, updated_at)
+    VALUES ($1, $2, 'user', $2, 'update', 'musician', $3, '{\"localResidence\": true}', now(), now())";
 const BIND: &str = "SELECT set_config('app.tenant_id', $1, true)";
 
 /// All of them, from so far away.
@@ -63,7 +70,7 @@ pub(crate) async fn all(
     let unfenced_writes = unfenced.clone();
     let mut candidates = Vec::new();
 
-    let reads = default.clone();
+    let (reads, changes) = (default.clone(), default.clone());
     candidates.push(Candidate::new(DEFAULT_READ, move |_| unfenced_read(reads.clone(), tenant)));
     candidates.push(Candidate::new("read, unfenced, sqlx's pool, no ping", move |_| {
         unfenced_read(no_ping.clone(), tenant)
@@ -80,6 +87,16 @@ pub(crate) async fn all(
         async move {
             let done = update(tenant, task).execute(&pool).await.expect("it is written");
             assert_eq!(done.rows_affected(), 1);
+        }
+    }));
+    candidates.push(Candidate::new(DEFAULT_CHANGE, move |task| {
+        let pool = changes.clone();
+        async move {
+            #[expect(clippy::disallowed_methods, reason = "it is what the product is compared with")]
+            let mut tx = pool.begin().await.expect("it begins");
+            update(tenant, task).execute(&mut *tx).await.expect("it is written");
+            audit(tenant, task).execute(&mut *tx).await.expect("it is noted");
+            tx.commit().await.expect("it commits");
         }
     }));
     candidates.push(Candidate::new("write, unfenced, lean pool", move |task| {
@@ -125,10 +142,27 @@ fn update(
     sqlx::query(UPDATE).bind(tenant).bind(row_of(task)).bind(true)
 }
 
-/// What most services do: four statements, each with its answer.
-fn classics(ground: &Ground, pool: &PgPool) -> [Candidate; 2] {
+/// What it says of that in the audit.
+fn audit(
+    tenant: Uuid,
+    task: usize,
+) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    sqlx::query(AUDIT).bind(tenant).bind(Uuid::now_v7()).bind(format!("GOT-MUS-{:03}", row_of(task)))
+}
+
+/// What a unit of work does.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    Read,
+    Write,
+    /// A write, and what the audit says of it.
+    Change,
+}
+
+/// What most services do: four statements, each with its answer; five where there is an audit.
+fn classics(ground: &Ground, pool: &PgPool) -> [Candidate; 3] {
     let tenants: Arc<[Uuid]> = ground.scopes.iter().map(|scope| scope.tenant_id().as_uuid()).collect();
-    let work = move |write: bool| {
+    let of = move |work: Work| {
         let (pool, tenants) = (pool.clone(), Arc::clone(&tenants));
         move |task: usize| {
             let (pool, tenant) = (pool.clone(), tenants[task % tenants.len()]);
@@ -136,16 +170,24 @@ fn classics(ground: &Ground, pool: &PgPool) -> [Candidate; 2] {
                 #[expect(clippy::disallowed_methods, reason = "it is what the product is compared with")]
                 let mut tx = pool.begin().await.expect("it begins");
                 sqlx::query(BIND).bind(tenant.to_string()).execute(&mut *tx).await.expect("it is bound");
-                if write {
-                    update(tenant, task).execute(&mut *tx).await.expect("it is written");
-                } else {
-                    read(&mut tx, tenant).await;
+                match work {
+                    Work::Read => read(&mut tx, tenant).await,
+                    Work::Write | Work::Change => {
+                        update(tenant, task).execute(&mut *tx).await.expect("it is written");
+                    }
+                }
+                if let Work::Change = work {
+                    audit(tenant, task).execute(&mut *tx).await.expect("it is noted");
                 }
                 tx.commit().await.expect("it commits");
             }
         }
     };
-    [Candidate::new(CLASSIC_READ, work(false)), Candidate::new(CLASSIC_WRITE, work(true))]
+    [
+        Candidate::new(CLASSIC_READ, of(Work::Read)),
+        Candidate::new(CLASSIC_WRITE, of(Work::Write)),
+        Candidate::new(CLASSIC_CHANGE, of(Work::Change)),
+    ]
 }
 
 /// The list in one message.
@@ -155,7 +197,7 @@ const HOT_UPDATE: PreparedWrite = PreparedWrite::new("bench_update", UPDATE, 2);
 
 /// What the product does: the same statements and rows as the others, and the reads by the ports that handlers use as
 /// well, which make musicians of them.
-fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 6] {
+fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 7] {
     let db = || Arc::new(ground.tenants(CONNECTIONS, through));
     let page = Page::new(None, u32::try_from(ROWS).expect("a page")).expect("a page");
     let scopes: Arc<[_]> = ground.scopes.clone().into();
@@ -215,6 +257,18 @@ fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 6] {
         }
     });
 
+    let (tenants, own) = (db(), Arc::clone(&scopes));
+    let change = Candidate::new(FENCED_CHANGE, move |task| {
+        let (db, scopes) = (Arc::clone(&tenants), Arc::clone(&own));
+        async move {
+            let mut tx = db.begin(&scopes[task % scopes.len()], Access::Write).await.expect("it begins");
+            let tenant = tx.tenant().as_uuid();
+            update(tenant, task).execute(&mut tx).await.expect("it is written");
+            audit(tenant, task).execute(&mut tx).await.expect("it is noted");
+            tx.commit().await.expect("it commits");
+        }
+    });
+
     let tenants = db();
     let hot_write = Candidate::new(HOT_WRITE, move |task| {
         let (db, scopes) = (Arc::clone(&tenants), Arc::clone(&scopes));
@@ -225,5 +279,5 @@ fn products(ground: &Ground, through: Option<SocketAddr>) -> [Candidate; 6] {
             assert_eq!(done.affected, 1);
         }
     });
-    [ordinary, hot, by_port, hot_by_port, write, hot_write]
+    [ordinary, hot, by_port, hot_by_port, write, change, hot_write]
 }

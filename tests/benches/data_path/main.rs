@@ -1,8 +1,9 @@
 //! What isolation costs: reads and writes of one tenant, fenced and not, near and far.
 //!
 //! The read is the product's list of musicians, a page of 20, with its qualifications; the write changes where a
-//! musician lives. Everybody uses the same tables, columns and policies, and reads the rows' values. Who has no tenancy
-//! works in sessions that are bound to one tenant for good, as if there were no other.
+//! musician lives, by itself or in one transaction with what the audit says of it. Everybody uses the same tables,
+//! columns and policies, and reads the rows' values. Who has no tenancy works in sessions that are bound to one tenant
+//! for good, as if there were no other.
 //!
 //! `cargo bench -p stagesub-tests --bench data_path`; with `-- quick` in a tenth of the time, to see that it runs.
 
@@ -17,8 +18,8 @@ use stagesub_tests::bench::{load, network, runtime};
 use tikv_jemallocator::Jemalloc;
 
 use candidates::{
-    CLASSIC_READ, CLASSIC_WRITE, DEFAULT_READ, DEFAULT_WRITE, FENCED_READ, FENCED_WRITE, HOT_READ, HOT_WRITE,
-    PORT_HOT_READ, PORT_READ,
+    CLASSIC_CHANGE, CLASSIC_READ, CLASSIC_WRITE, DEFAULT_CHANGE, DEFAULT_READ, DEFAULT_WRITE, FENCED_CHANGE,
+    FENCED_READ, FENCED_WRITE, HOT_READ, HOT_WRITE, PORT_HOT_READ, PORT_READ,
 };
 
 /// The product's.
@@ -95,10 +96,13 @@ fn report(near: &Rounds, far: &Rounds) {
         ("hot_write_vs_classic", near.ratio(HOT_WRITE, CLASSIC_WRITE, cpu)),
         ("write_vs_unfenced", near.ratio(FENCED_WRITE, DEFAULT_WRITE, cpu)),
         ("write_vs_classic", near.ratio(FENCED_WRITE, CLASSIC_WRITE, cpu)),
+        ("change_vs_unfenced", near.ratio(FENCED_CHANGE, DEFAULT_CHANGE, cpu)),
+        ("change_vs_classic", near.ratio(FENCED_CHANGE, CLASSIC_CHANGE, cpu)),
         ("hot_read_far", far.ratio(HOT_READ, DEFAULT_READ, rate)),
         ("read_far", far.ratio(FENCED_READ, DEFAULT_READ, rate)),
         ("hot_write_far", far.ratio(HOT_WRITE, DEFAULT_WRITE, rate)),
         ("write_far", far.ratio(FENCED_WRITE, DEFAULT_WRITE, rate)),
+        ("change_far", far.ratio(FENCED_CHANGE, DEFAULT_CHANGE, rate)),
     ];
     println!("medians over the rounds (and the least and most of any), load {} at the end", load());
     for (name, spread) in &figures {
