@@ -1,6 +1,6 @@
 //! A whole request, `GET /api/v1/musicians?limit=20`, by the platform and by a bare handler without tenancy.
 //!
-//! The platform finds the tenant by the host, checks the token and the person's authority, counts the request by address
+//! The platform is served by its own listener, with the bounds of connections and of what is slow. It finds the tenant by the host, checks the token and the person's authority, counts the request by address
 //! and by tenant, opens its span as the server's logs have it, and reads behind the fence.
 //! The bare one is axum and sqlx as their guides show them: a pool, a handler, JSON; its sessions are bound to one
 //! tenant for good, so that it may read the same rows. Both are served over TCP by the same threads.
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use stagesub_server::routes::build_router;
+use stagesub_server::serving::{self, Stop, bind};
 use stagesub_server::telemetry::{self, LogFormat};
 use stagesub_tests::bench::ground::Ground;
 use stagesub_tests::bench::plain::{LIST, Listed};
@@ -53,7 +54,7 @@ fn main() {
         let ground = Ground::lay().await;
         let [bound, _] = ground.bench_logins().await;
 
-        let platform = serve(build_router(ground.platform.state().clone())).await;
+        let platform = serve_as_platform(build_router(ground.platform.state().clone())).await;
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect_with(bound.to_connect_options());
         let state = Bare { pool: pool.await.expect("the pool opens"), tenant: ground.scopes[0].tenant_id().as_uuid() };
         let bare = serve(Router::new().route("/api/v1/musicians", get(list)).with_state(state)).await;
@@ -121,6 +122,18 @@ async fn list(State(bare): State<Bare>, Query(wanted): Query<Wanted>) -> Result<
     Ok(Json(Page { items, next_cursor }))
 }
 
+/// As `stagesub serve` serves.
+async fn serve_as_platform(router: Router) -> SocketAddr {
+    let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port is free");
+    let address = listener.local_addr().expect("it listens somewhere");
+    tokio::spawn(async move {
+        let served = serving::serve(listener, router, &Stop::default(), Duration::ZERO).await;
+        served.expect("it serves until the process ends");
+    });
+    address
+}
+
+/// As a guide to axum has it.
 async fn serve(router: Router) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port is free");
     let address = listener.local_addr().expect("it listens somewhere");
