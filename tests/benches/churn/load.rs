@@ -34,7 +34,9 @@ pub(crate) struct Load {
     pub(crate) errors: u64,
     /// Most connections that Postgres had at once.
     pub(crate) max_connections: i64,
-    /// How often Postgres was asked for them.
+    /// Most connections that the budget had given to pools at once.
+    pub(crate) most_granted: u32,
+    /// How often both were looked at.
     pub(crate) samples: u64,
     /// Most pools that were out of the cache and still lent, where crowds held them.
     pub(crate) evicted_in_use: usize,
@@ -102,7 +104,7 @@ impl Load {
         #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
         let rate = self.answered as f64 / self.took.as_secs_f64();
         format!(
-            "{name:<10} {:>8} {rate:>9.0} {:>8.1} {:>8.1} {:>9} {:>6} {:>10} {:>9} {:>11} {:>14} {:>6.1} {:>6.1}",
+            "{name:<10} {:>8} {rate:>9.0} {:>8.1} {:>8.1} {:>9} {:>6} {:>10} {:>9} {:>11} {:>8} {:>14} {:>6.1} {:>6.1}",
             self.answered,
             at(50),
             at(99),
@@ -111,6 +113,7 @@ impl Load {
             self.wrong_rows,
             self.samples,
             self.max_connections,
+            self.most_granted,
             self.evicted_in_use,
             self.rss_mib.0,
             self.rss_mib.1,
@@ -120,7 +123,7 @@ impl Load {
     /// What the columns of [`Self::line`] are.
     pub(crate) fn heading() -> String {
         format!(
-            "{:<10} {:>8} {:>9} {:>8} {:>8} {:>9} {:>6} {:>10} {:>9} {:>11} {:>14} {:>6} {:>6}",
+            "{:<10} {:>8} {:>9} {:>8} {:>8} {:>9} {:>6} {:>10} {:>9} {:>11} {:>8} {:>14} {:>6} {:>6}",
             "",
             "requests",
             "/s",
@@ -131,6 +134,7 @@ impl Load {
             "wrong rows",
             "samples",
             "connections",
+            "granted",
             "evicted in use",
             "MiB",
             "MiB"
@@ -245,7 +249,7 @@ async fn look(tx: &mut TenantTx) -> Result<u64, String> {
     Ok((foreign + missing) as u64)
 }
 
-/// Counts connections until the load ends, as Postgres has them.
+/// Counts connections until the load ends, as Postgres has them and as the budget has given them.
 async fn count(stage: &Stage<'_>, seen: &Seen) -> Load {
     let mut admin = connect(Cluster::get().await.admin()).await;
     let mut load = Load::default();
@@ -254,6 +258,7 @@ async fn count(stage: &Stage<'_>, seen: &Seen) -> Load {
     while !seen.done.load(Ordering::Acquire) {
         ticks.tick().await;
         load.max_connections = load.max_connections.max(stage.dedicated.connections(&mut admin).await);
+        load.most_granted = load.most_granted.max(stage.router.stats().connections);
         load.samples += 1;
     }
     load
