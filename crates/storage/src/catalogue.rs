@@ -109,6 +109,9 @@ pub struct Index {
     pub partial: bool,
     /// Columns or expressions in its order.
     pub columns: Vec<String>,
+    /// Of an exclusion, the operator by which rows are compared in each of them; those of other schemas by their whole
+    /// names.
+    pub operators: Vec<String>,
     /// The statement that makes it; of an exclusion the constraint's definition.
     pub definition: String,
 }
@@ -235,7 +238,12 @@ async fn indexes(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Ind
                        ELSE pg_catalog.pg_get_indexdef(i.indexrelid) END AS "definition!",
                   ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, k, false)
                         FROM pg_catalog.generate_series(1, i.indnkeyatts::integer) AS k
-                        ORDER BY k) AS "columns!"
+                        ORDER BY k) AS "columns!",
+                  ARRAY(SELECT CASE WHEN o.oprnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN o.oprname::text
+                               ELSE o.oid::pg_catalog.regoperator::text END
+                        FROM pg_catalog.unnest(k.conexclop) WITH ORDINALITY AS e (oid, place)
+                        JOIN pg_catalog.pg_operator AS o ON o.oid = e.oid
+                        ORDER BY e.place) AS "operators!"
            FROM pg_catalog.pg_index AS i
            JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
            LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = c.oid AND k.contype IN ('p', 'u', 'x')
@@ -254,6 +262,7 @@ async fn indexes(conn: &mut PgConnection, oids: &[i64]) -> Result<ByRelation<Ind
             exclusion: row.exclusion,
             partial: row.partial,
             columns: row.columns,
+            operators: row.operators,
             definition: row.definition,
         };
         (row.relation, index)
@@ -373,6 +382,7 @@ pub(crate) mod tests {
             exclusion: false,
             partial: false,
             columns: columns.iter().map(ToString::to_string).collect(),
+            operators: Vec::new(),
             definition: format!("CREATE UNIQUE INDEX {table}_pkey ON tenant.{table} USING btree ({list})"),
         }
     }

@@ -44,6 +44,11 @@ const CASES: &[(&str, &str)] = &[
         "reference-match-full",
         "UPDATE crm.deal SET above = id; ALTER TABLE crm.deal ADD UNIQUE (id, above), ADD CONSTRAINT odd FOREIGN KEY (id, above) REFERENCES crm.deal (id, above) MATCH FULL",
     ),
+    ("reference-by-tenant", CLIENTS),
+    (
+        "exclusion-across-tenants",
+        "CREATE SCHEMA extensions; CREATE EXTENSION btree_gist SCHEMA extensions; ALTER TABLE crm.deal ADD CONSTRAINT one_tenant EXCLUDE USING gist (above WITH =, tenant_id WITH <>)",
+    ),
     (
         "index-method",
         "ALTER TABLE crm.deal ADD COLUMN words tsvector; CREATE INDEX words ON crm.deal USING gin (words)",
@@ -51,6 +56,11 @@ const CASES: &[(&str, &str)] = &[
     ("replica-identity", "ALTER TABLE crm.deal REPLICA IDENTITY USING INDEX deal_pkey"),
     ("policy-wider", "CREATE POLICY \"odd \"\"policy\" ON crm.deal USING (true)"),
 ];
+
+/// A list of the tenants, to which a tenant's rows refer.
+const CLIENTS: &str = "CREATE TABLE crm.client (id uuid PRIMARY KEY);
+    INSERT INTO crm.client SELECT tenant_id FROM crm.deal;
+    ALTER TABLE crm.deal ADD FOREIGN KEY (tenant_id) REFERENCES crm.client ON DELETE CASCADE";
 
 /// What undoes a case whose remedy is in words, or leaves something behind.
 const UNDO: &str = "DROP TABLE IF EXISTS public.outside CASCADE; DROP SCHEMA crm CASCADE;";
@@ -97,6 +107,19 @@ async fn each_oddity_is_refused_with_its_remedy() {
         shop.run(UNDO).await;
         shop.run("DROP SCHEMA IF EXISTS extensions CASCADE").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_the_tenants_is_adopted_as_everybodys() {
+    let shop = Shop::with(CRM, CLIENTS).await;
+    shop.run("ALTER TABLE crm.deal RENAME tenant_id TO client_id").await;
+    let renamed = crm().tenant_column("client_id");
+    let reasons: Vec<&str> =
+        refusals(shop.adopt(&renamed).await).iter().map(|refusal| refusal.reason).collect();
+    assert_eq!(reasons, ["reference-by-tenant"]);
+    let said = renamed.reference_table("client");
+    shop.adopt(&said).await.unwrap();
+    assert_eq!(shop.findings(&said).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,6 +91,13 @@ const COLUMNS_AND_KEYS: &[Case] = &[
     )
     .tidy("ALTER TABLE tenant.note DROP CONSTRAINT note_during_excl; DROP EXTENSION btree_gist"),
     hole(
+        "exclusion-without-tenant",
+        "index note_others_excl",
+        "CREATE EXTENSION btree_gist;
+        ALTER TABLE tenant.note ADD CONSTRAINT note_others_excl EXCLUDE USING gist (tenant_id WITH <>, no WITH =)",
+    )
+    .tidy("DROP EXTENSION btree_gist"),
+    hole(
         "foreign-key-without-tenant",
         "foreign key page_note_fkey on tenant.page",
         "CREATE UNIQUE INDEX note_no ON tenant.note (no);

@@ -185,6 +185,36 @@ const QUESTIONS: &[Question] = &[
             ORDER BY 1",
     },
     Question {
+        reason: "reference-by-tenant",
+        why: "it refers by the column that says whose a row is, and to a tenant's table: of what is the same for all tenants, as a list of them, nobody said so",
+        sql: "SELECT format('foreign key %I on %s', k.conname, t.oid::regclass),
+                format('-- Say --reference-table %s, if each tenant may read all of it; or first ALTER TABLE %s DROP CONSTRAINT %I;', quote_ident(p.relname), t.oid::regclass, k.conname)
+            FROM pg_constraint AS k JOIN tables AS t ON t.oid = k.conrelid JOIN tables AS p ON p.oid = k.confrelid, given
+            WHERE k.contype = 'f' AND NOT EXISTS (
+                SELECT FROM unnest(k.conkey, k.confkey) AS pair (mine, theirs)
+                JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = pair.mine
+                JOIN pg_attribute AS b ON b.attrelid = k.confrelid AND b.attnum = pair.theirs
+                WHERE NOT (a.attname IN ('tenant_id', coalesce(given.tenant_column, 'tenant_id'))
+                        OR b.attname IN ('tenant_id', coalesce(given.tenant_column, 'tenant_id')))
+                    OR a.attname IN ('tenant_id', coalesce(given.tenant_column, 'tenant_id'))
+                        AND b.attname IN ('tenant_id', coalesce(given.tenant_column, 'tenant_id'))
+                        AND k.confdeltype NOT IN ('n', 'd'))
+            ORDER BY 1",
+    },
+    Question {
+        reason: "exclusion-across-tenants",
+        why: "it excludes rows by what their tenants are to each other, so that one learns of and blocks another's",
+        sql: "SELECT format('constraint %I on %s', k.conname, t.oid::regclass),
+                format('ALTER TABLE %s DROP CONSTRAINT %I;', t.oid::regclass, k.conname)
+            FROM pg_constraint AS k JOIN tables AS t ON t.oid = k.conrelid, given
+            WHERE k.contype = 'x' AND EXISTS (
+                SELECT FROM unnest(k.conkey, k.conexclop) AS pair (attribute, operator)
+                JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = pair.attribute
+                JOIN pg_operator AS o ON o.oid = pair.operator
+                WHERE a.attname IN ('tenant_id', coalesce(given.tenant_column, 'tenant_id'))
+                    AND NOT (o.oprname = '=' AND o.oprnamespace = 'pg_catalog'::regnamespace)) ORDER BY 1",
+    },
+    Question {
         reason: "index-method",
         why: "an index of this kind takes no uuid here, and tenant_id has to lead in it",
         sql: "SELECT format('index %s (%s)', i.indexrelid::regclass, am.amname),

@@ -271,7 +271,10 @@ impl Patient<'_> {
             let why = "without a primary key its rows cannot be moved or told apart";
             self.add(Level::Partial, "primary-key-missing", "", why, mend);
         }
-        for index in self.table.indexes.iter().filter(|index| !index.leads_with(TENANT_ID)) {
+        let odd = |index: &&Index| {
+            if index.exclusion { !index.excludes_by(TENANT_ID) } else { !index.leads_with(TENANT_ID) }
+        };
+        for index in self.table.indexes.iter().filter(odd) {
             let drop = if index.constraint {
                 format!("ALTER TABLE {name} DROP CONSTRAINT {};", quote(&index.name))
             } else {
@@ -279,11 +282,14 @@ impl Patient<'_> {
             };
             let part = format!("index {}", index.name);
             if index.exclusion {
-                if !index.excludes_by(TENANT_ID) {
-                    let mend = format!("{drop}\n{}", exclude_by_tenant(&name, index));
-                    let why = "it compares rows of all tenants, so one learns of and blocks another's";
-                    self.hole("exclusion-without-tenant", &part, why, mend);
-                }
+                let mend = if index.compares(TENANT_ID) {
+                    // Rows of one tenant that differ in it: there are none, so nothing would be left of it.
+                    drop
+                } else {
+                    format!("{drop}\n{}", exclude_by_tenant(&name, index))
+                };
+                let why = "it compares rows of all tenants, so one learns of and blocks another's";
+                self.hole("exclusion-without-tenant", &part, why, mend);
             } else if index.unique {
                 let mend = format!("{drop}\n{}", unique_by_tenant(&name, index));
                 let why = "it is unique among all tenants, so one learns of and blocks another's values";
@@ -312,7 +318,18 @@ impl Index {
 
     /// Whether rows exclude each other only where they agree in this column.
     pub(crate) fn excludes_by(&self, column: &str) -> bool {
-        self.definition.contains(&format!("{column} WITH ="))
+        let mut operators = self.operators_of(column).peekable();
+        operators.peek().is_some() && operators.all(|operator| operator == "=")
+    }
+
+    /// Whether rows are compared in this column, in whatever way.
+    fn compares(&self, column: &str) -> bool {
+        self.operators_of(column).next().is_some()
+    }
+
+    fn operators_of(&self, column: &str) -> impl Iterator<Item = &str> {
+        let pairs = self.columns.iter().zip(&self.operators);
+        pairs.filter(move |(own, _)| *own == column).map(|(_, operator)| operator.as_str())
     }
 }
 
@@ -396,6 +413,25 @@ fn exclude_by_tenant(table: &str, index: &Index) -> String {
 mod tests {
     use super::*;
     use crate::catalogue::tests::{bare, named, primary, reference};
+
+    #[test]
+    fn an_exclusion_is_a_tenants_own_where_tenants_are_compared_by_equality_alone() {
+        let of = |pairs: &[(&str, &str)]| Index {
+            exclusion: true,
+            columns: pairs.iter().map(|(column, _)| (*column).to_owned()).collect(),
+            operators: pairs.iter().map(|(_, operator)| (*operator).to_owned()).collect(),
+            ..primary("note", &[])
+        };
+        assert!(of(&[("during", "&&"), ("tenant_id", "=")]).excludes_by(TENANT_ID));
+        for others in [
+            &[("subtenant_id", "="), ("during", "&&")][..],
+            &[("tenant_id", "<>"), ("no", "=")],
+            &[("tenant_id", "="), ("tenant_id", "<>")],
+            &[("tenant_id", "public.=(uuid,uuid)")],
+        ] {
+            assert!(!of(others).excludes_by(TENANT_ID), "{others:?}");
+        }
+    }
 
     fn policy(name: &str, permissive: bool) -> Policy {
         Policy {
