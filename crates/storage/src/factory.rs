@@ -69,7 +69,7 @@ impl LeanPoolFactory {
             .logins
             .find_login(database, LoginRole::App)
             .await
-            .map_err(|source| OpenError::Unavailable(Box::new(source)))?
+            .map_err(|source| OpenError::Login(Box::new(source)))?
             .ok_or(OpenError::UnknownDatabase(database))?;
         TenantPool::open(login.to_connect_options(), self.settings(target), Identity::of(target)).await
     }
@@ -200,7 +200,7 @@ mod tests {
             assert_eq!(role, LoginRole::App);
             Err(DirectoryError::Unavailable("the registry is away".into()))
         });
-        assert!(matches!(open(logins, &target).await, OpenError::Unavailable(_)));
+        assert!(matches!(open(logins, &target).await, OpenError::Login(_)));
     }
 
     #[tokio::test]

@@ -100,6 +100,9 @@ pub enum OpenError {
         /// What the marker says.
         detail: String,
     },
+    /// The registry could not be asked for its login. It is no failure of the database, which is not left alone for it.
+    #[error("the database's login is not to be had")]
+    Login(#[source] BoxError),
     /// It cannot be reached.
     #[error("the database is unavailable")]
     Unavailable(#[source] BoxError),
@@ -141,7 +144,7 @@ impl OpenError {
             Self::BreakerOpen { retry_after } => Self::BreakerOpen { retry_after: *retry_after },
             Self::BudgetExhausted { budget } => Self::BudgetExhausted { budget: *budget },
             Self::ShutDown => Self::ShutDown,
-            Self::Unavailable(_) | Self::Shared(_) => Self::Shared(Arc::clone(error)),
+            Self::Login(_) | Self::Unavailable(_) | Self::Shared(_) => Self::Shared(Arc::clone(error)),
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::pools::settings::BreakerSettings;
 /// Failing databases that are remembered at once. Forgetting one costs some openings that fail.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
+/// A failure is forgotten after this even where nobody tried again, as of a database that is not there any more.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
+
 /// One breaker per database, hence per tenant where the database is dedicated: a tenant that moves to a
 /// sound database is served at once.
 #[derive(Debug)]
@@ -53,6 +56,17 @@ impl Breakers {
 
     pub(super) fn succeeded(&mut self, database: DatabaseId) {
         self.failing.pop(&database);
+    }
+
+    /// Forgets those that nobody has tried for long.
+    pub(super) fn forget_old(&mut self, now: Instant) {
+        let after = FORGOTTEN_AFTER.max(self.settings.open_for);
+        // In the order of their last failures: trying one touches it.
+        while let Some((_, oldest)) = self.failing.peek_lru()
+            && now.duration_since(oldest.last) >= after
+        {
+            self.failing.pop_lru();
+        }
     }
 
     pub(super) fn failed(&mut self, database: DatabaseId, now: Instant) {
@@ -103,6 +117,21 @@ mod tests {
         breakers.succeeded(DATABASE);
         breakers.failed(DATABASE, now);
         assert_eq!(breakers.retry_after(DATABASE, now), None);
+    }
+
+    #[test]
+    fn what_nobody_tries_again_is_forgotten_and_not_what_fails_still() {
+        let now = Instant::now();
+        let mut breakers = Breakers::new(SETTINGS);
+        breakers.failed(DATABASE, now);
+        breakers.failed(OTHER, now);
+        let later = now + FORGOTTEN_AFTER;
+        breakers.failed(DATABASE, later - Duration::from_secs(1));
+        breakers.forget_old(later - Duration::from_millis(1));
+        assert_eq!(breakers.failing(), 2);
+        breakers.forget_old(later);
+        assert_eq!(breakers.failing(), 1);
+        assert!(breakers.retry_after(DATABASE, later).is_some(), "it failed twice, the last time just now");
     }
 
     #[test]

@@ -304,6 +304,8 @@ impl<F: PoolFactory> Inner<F> {
                 drop(state);
                 Ok((self.hold(target, pool, reservation, live), connections))
             }
+            // Says nothing of the database, which nobody asked.
+            Err(error @ OpenError::Login(_)) => Err(error),
             Err(error) => {
                 self.failed(&mut state, target);
                 Err(error)
@@ -422,6 +424,8 @@ impl<F: PoolFactory> Inner<F> {
     fn evict_expired(&self) -> Evicted<F::Pool> {
         let now = Instant::now();
         let mut state = self.lock();
+        state.breakers.forget_old(now);
+        self.count_failing(&state);
         state.evict_where(|_, entry| now.duration_since(entry.opened_at) >= self.settings.ttl)
     }
 }

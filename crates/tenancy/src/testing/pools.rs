@@ -15,6 +15,7 @@ use crate::pools::{OpenError, PoolFactory, PoolTarget};
 pub struct InMemoryPoolFactory {
     connections: u32,
     failing: Mutex<HashSet<DatabaseId>>,
+    unknown: Mutex<HashSet<DatabaseId>>,
     opens_held: watch::Sender<bool>,
     closes_held: watch::Sender<bool>,
     stats: watch::Sender<FactoryStats>,
@@ -71,6 +72,7 @@ impl InMemoryPoolFactory {
         Self {
             connections,
             failing: Mutex::default(),
+            unknown: Mutex::default(),
             opens_held: watch::Sender::new(false),
             closes_held: watch::Sender::new(false),
             stats: watch::Sender::default(),
@@ -89,12 +91,12 @@ impl InMemoryPoolFactory {
 
     /// Lets openings of a database fail, or succeed again.
     pub fn set_failing(&self, database: DatabaseId, failing: bool) {
-        let mut all = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing {
-            all.insert(database);
-        } else {
-            all.remove(&database);
-        }
+        set(&self.failing, database, failing);
+    }
+
+    /// Lets the login of a database be unknown, as when the registry is away, or known again.
+    pub fn set_unknown(&self, database: DatabaseId, unknown: bool) {
+        set(&self.unknown, database, unknown);
     }
 
     /// What it has done.
@@ -115,6 +117,19 @@ impl InMemoryPoolFactory {
     }
 }
 
+fn set(all: &Mutex<HashSet<DatabaseId>>, database: DatabaseId, is_in: bool) {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if is_in {
+        all.insert(database);
+    } else {
+        all.remove(&database);
+    }
+}
+
+fn is_set(all: &Mutex<HashSet<DatabaseId>>, database: DatabaseId) -> bool {
+    all.lock().unwrap_or_else(PoisonError::into_inner).contains(&database)
+}
+
 #[async_trait]
 impl PoolFactory for InMemoryPoolFactory {
     type Pool = InMemoryPool;
@@ -131,9 +146,10 @@ impl PoolFactory for InMemoryPoolFactory {
             stats.max_connections = stats.max_connections.max(stats.connections);
         });
         Self::released(&self.opens_held).await;
-        let failing =
-            self.failing.lock().unwrap_or_else(PoisonError::into_inner).contains(&target.database());
-        if failing {
+        if is_set(&self.unknown, target.database()) {
+            return Err(OpenError::Login("switched off by the test".into()));
+        }
+        if is_set(&self.failing, target.database()) {
             return Err(OpenError::Unavailable("switched off by the test".into()));
         }
         opening.opened = true;

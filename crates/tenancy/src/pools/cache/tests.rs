@@ -264,6 +264,32 @@ async fn breaker_leaves_a_dead_database_alone_and_its_neighbours_untouched() {
     assert!(fixture.pools.lease(dedicated(1)).await.is_ok());
 }
 
+/// Of a registry that is away nothing is known of the databases that it names.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_not_to_be_had_is_no_failure_of_its_database() {
+    let breaker = BreakerSettings { failures: 2, open_for: Duration::from_secs(5) };
+    let fixture = Fixture::new(PoolSettings { breaker, ..PoolSettings::default() });
+    fixture.factory.set_unknown(dedicated(1).database(), true);
+    for _ in 0..4 {
+        assert!(matches!(fixture.pools.lease(dedicated(1)).await, Err(OpenError::Login(_))));
+    }
+    assert_eq!(fixture.pools.stats().failing, 0);
+    fixture.factory.set_unknown(dedicated(1).database(), false);
+    assert!(fixture.pools.lease(dedicated(1)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_a_database_that_nobody_asks_for_is_forgotten() {
+    let fixture = Fixture::new(PoolSettings::default());
+    fixture.factory.set_failing(dedicated(1).database(), true);
+    assert!(fixture.pools.lease(dedicated(1)).await.is_err());
+    fixture.pools.evict_expired();
+    assert_eq!(fixture.pools.stats().failing, 1);
+    tokio::time::advance(Duration::from_hours(1)).await;
+    fixture.pools.evict_expired();
+    assert_eq!(fixture.pools.stats().failing, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn opening_is_bounded_in_time_and_gives_its_connections_back() {
     let fixture =
