@@ -25,7 +25,7 @@ const SOURCES: [&str; 18] = [
 ];
 
 /// What cleans up after an owner who went away, as it is there.
-const CLEAN_UP: &str = "runtime.spawn(reclaim(object, Arc::clone(&self.canceller), self.turn.take()));";
+const CLEAN_UP: &str = "runtime.spawn(reclaim(object, self.canceller.clone(), self.turn.take()));";
 
 /// What stands there instead: the connection is lent again as it is.
 const NONE: &str = "drop(runtime);

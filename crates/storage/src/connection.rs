@@ -208,7 +208,8 @@ impl managed::Manager for Manager {
 /// A connection that is lent. Dropping it without [`Borrowed::release`] cleans it up, or closes it.
 pub(crate) struct Borrowed {
     object: Option<Object<Manager>>,
-    canceller: Arc<Canceller>,
+    /// None where the process that works for a connection is another's in a moment.
+    canceller: Option<Arc<Canceller>>,
     lingering: Arc<Lingering<Object<Manager>>>,
     /// After `object`: the turn is over when the connection is back. Absent once clean-up has it.
     turn: Option<Permit<TenantId>>,
@@ -218,7 +219,7 @@ impl Borrowed {
     /// One that is lent for a turn, dirty from now on.
     pub(crate) fn new(
         mut object: Object<Manager>,
-        canceller: Arc<Canceller>,
+        canceller: Option<Arc<Canceller>>,
         lingering: Arc<Lingering<Object<Manager>>>,
         turn: Permit<TenantId>,
     ) -> Self {
@@ -330,7 +331,7 @@ impl Drop for Borrowed {
             // The task keeps the pool's permit, so cleaning up never makes it exceed its size, and the
             // tenant's turn, so that it is the tenant who waits for it.
             Ok(runtime) => {
-                runtime.spawn(reclaim(object, Arc::clone(&self.canceller), self.turn.take()));
+                runtime.spawn(reclaim(object, self.canceller.clone(), self.turn.take()));
             }
             Err(_) => drop(Object::take(object)),
         }
@@ -338,7 +339,11 @@ impl Drop for Borrowed {
 }
 
 /// Brings a connection that was left in the middle of something back, or closes it.
-async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>, turn: Option<Permit<TenantId>>) {
+async fn reclaim(
+    mut object: Object<Manager>,
+    canceller: Option<Arc<Canceller>>,
+    turn: Option<Permit<TenantId>>,
+) {
     let pid = object.pid;
     let tidied = {
         let conn: &mut Conn = &mut object;
@@ -348,7 +353,11 @@ async fn reclaim(mut object: Object<Manager>, canceller: Arc<Canceller>, turn: O
             result = &mut tidy => result.is_ok(),
             () = tokio::time::sleep(CANCEL_AFTER) => {
                 // The statement still runs on the server: closing the socket would not stop it.
-                let asked = canceller.cancel(pid).await;
+                let asked = match canceller {
+                    Some(canceller) => canceller.cancel(pid).await,
+                    // Behind a pooler it would be somebody else's statement.
+                    None => Ok(()),
+                };
                 if let Err(error) = &asked {
                     tracing::debug!(%error, "a statement that was left behind could not be cancelled");
                 }

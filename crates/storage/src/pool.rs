@@ -103,7 +103,7 @@ pub struct TenantPool {
     /// behind it, but for one that lingers where two saw one that is idle.
     gate: FairGate<TenantId>,
     settings: TenantPoolSettings,
-    canceller: Arc<Canceller>,
+    canceller: Option<Arc<Canceller>>,
     lingering: Arc<Lingering<Object<Manager>>>,
     warming: Mutex<()>,
     /// Closes those that lie idle for long.
@@ -141,8 +141,11 @@ impl TenantPool {
     ) -> Result<Self, sqlx::Error> {
         let options = told(options, &settings).disable_statement_logging();
         let size = usize::try_from(settings.max_connections.max(1)).unwrap_or(1);
+        // A pooler lends the process that a connection was told of to others.
+        let canceller = (settings.bounds == BoundsBy::Session)
+            .then(|| Arc::new(Canceller::new(options.clone(), GIVE_UP_AFTER)));
         let present = watch::Sender::new(0);
-        let manager = Manager::new(options.clone(), identity, present.clone());
+        let manager = Manager::new(options, identity, present.clone());
         let inner = managed::Pool::builder(manager)
             .max_size(size)
             // The one that was used last: what it needs is in the processor's caches, and those that are not needed
@@ -167,7 +170,7 @@ impl TenantPool {
             inner,
             gate,
             settings,
-            canceller: Arc::new(Canceller::new(options, GIVE_UP_AFTER)),
+            canceller,
             lingering,
             warming: Mutex::default(),
             reaper,
@@ -302,7 +305,7 @@ impl TenantPool {
     }
 
     fn lend(&self, object: Object<Manager>, turn: Permit<TenantId>) -> Borrowed {
-        Borrowed::new(object, Arc::clone(&self.canceller), Arc::clone(&self.lingering), turn)
+        Borrowed::new(object, self.canceller.clone(), Arc::clone(&self.lingering), turn)
     }
 
     /// Lends one that lies idle, or a new one. Those that linger are lent as far as the pool knows, so that
@@ -341,7 +344,9 @@ impl TenantPool {
         if !gone {
             tracing::warn!(left = *self.present.borrow(), "connections of a closed pool are still in use");
         }
-        self.canceller.close().await;
+        if let Some(canceller) = &self.canceller {
+            canceller.close().await;
+        }
     }
 }
 
