@@ -157,10 +157,7 @@ impl Limits {
         let Some(gate) = &self.at_once else { return Ok(Turn(None)) };
         match gate.enter(tenant).await {
             Ok(permit) => Ok(Turn(Some(Held::Tenant(permit)))),
-            Err(error) => {
-                self.metrics.refused(Limit::TenantQueue);
-                Err(crowded(error))
-            }
+            Err(error) => Err(self.crowded(Limit::TenantQueue, error)),
         }
     }
 
@@ -197,10 +194,7 @@ impl Limits {
                     self.metrics.refused(Limit::SignInQueue);
                     return Err(Problem::sign_in_limited(Duration::from_secs(1)));
                 }
-                Err(crowded) => {
-                    self.metrics.refused(Limit::SignInQueue);
-                    return Err(Problem::unavailable(crowded));
-                }
+                Err(error) => return Err(self.crowded(Limit::SignInQueue, error)),
             },
         };
         // Others may have failed while this one waited.
@@ -218,7 +212,10 @@ impl Limits {
     pub async fn hash_for(&self, tenant: Option<TenantId>) -> Result<Turn, Problem> {
         let hasher = match &self.turns {
             None => None,
-            Some(turns) => Some(turns.enter(Party::Tenant(tenant)).await.map_err(crowded)?),
+            Some(turns) => {
+                let turn = turns.enter(Party::Tenant(tenant)).await;
+                Some(turn.map_err(|error| self.crowded(Limit::SignInQueue, error))?)
+            }
         };
         Ok(Turn(hasher.map(Held::Hasher)))
     }
@@ -231,7 +228,8 @@ impl Limits {
     /// # Cancel safety
     /// As [`Limits::hash_for`].
     pub async fn registry_for(&self, tenant: TenantId) -> Result<Turn, Problem> {
-        Ok(Turn(Some(Held::Tenant(self.registry.enter(tenant).await.map_err(crowded)?))))
+        let turn = self.registry.enter(tenant).await;
+        Ok(Turn(Some(Held::Tenant(turn.map_err(|error| self.crowded(Limit::RegistryQueue, error))?))))
     }
 
     /// Waits for an orchestra's turn to have a file spooled, which takes room on this machine's disk.
@@ -242,7 +240,8 @@ impl Limits {
     /// # Cancel safety
     /// As [`Limits::hash_for`].
     pub async fn file_for(&self, tenant: TenantId) -> Result<Turn, Problem> {
-        Ok(Turn(Some(Held::Tenant(self.files.enter(tenant).await.map_err(crowded)?))))
+        let turn = self.files.enter(tenant).await;
+        Ok(Turn(Some(Held::Tenant(turn.map_err(|error| self.crowded(Limit::FileQueue, error))?))))
     }
 
     /// Forgets who has not asked for long; to be called now and then.
@@ -257,6 +256,14 @@ impl Limits {
     fn refused(&self, limit: Limit, limited: Limited) -> Problem {
         self.metrics.refused(limit);
         Problem::rate_limited(limited.retry_after)
+    }
+
+    fn crowded(&self, limit: Limit, crowded: Crowded) -> Problem {
+        self.metrics.refused(limit);
+        match crowded {
+            Crowded::QueueFull => Problem::rate_limited(Duration::from_secs(1)),
+            crowded => Problem::unavailable(crowded),
+        }
     }
 
     fn may_fail(&self, address: Option<IpAddr>, account: u64) -> Result<(), Problem> {
@@ -325,13 +332,6 @@ fn limit<K: Eq + std::hash::Hash + Clone>(most: Option<NonZeroU32>) -> Option<Ra
 
 fn take<K: Eq + std::hash::Hash + Clone>(limit: Option<&RateLimit<K>>, key: &K) -> Result<(), Limited> {
     limit.map_or(Ok(()), |limit| limit.take(key))
-}
-
-fn crowded(crowded: Crowded) -> Problem {
-    match crowded {
-        Crowded::QueueFull => Problem::rate_limited(Duration::from_secs(1)),
-        crowded => Problem::unavailable(crowded),
-    }
 }
 
 #[cfg(test)]

@@ -56,18 +56,24 @@ pub enum Limit {
     SignInAddress,
     /// Failed sign-ins with one login address.
     SignInAccount,
-    /// Turns at the hasher.
+    /// Turns at the hasher: to sign in, or to have a password hashed.
     SignInQueue,
+    /// One orchestra's turns at the registry.
+    RegistryQueue,
+    /// One orchestra's turns to have a file spooled.
+    FileQueue,
 }
 
 impl Limit {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Address,
         Self::Tenant,
         Self::TenantQueue,
         Self::SignInAddress,
         Self::SignInAccount,
         Self::SignInQueue,
+        Self::RegistryQueue,
+        Self::FileQueue,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -78,6 +84,8 @@ impl Limit {
             Self::SignInAddress => "sign_in_address",
             Self::SignInAccount => "sign_in_account",
             Self::SignInQueue => "sign_in_queue",
+            Self::RegistryQueue => "registry_queue",
+            Self::FileQueue => "file_queue",
         }
     }
 }
@@ -199,7 +207,7 @@ impl Metrics {
     pub(crate) fn request(&self, method: &Method, route: &str, status: Option<StatusCode>, took: Duration) {
         let Some(recording) = self.0.get() else { return };
         // A method that is not offered is no label, or any client could make one for each route.
-        let method = if status == Some(StatusCode::METHOD_NOT_ALLOWED) { OTHER } else { known(method) };
+        let method = if status == Some(StatusCode::METHOD_NOT_ALLOWED) { OTHER } else { label(method) };
         with_local_recorder(&recording.recorder, || {
             let route = route.to_owned();
             counter!(REQUESTS, "method" => method, "route" => route.clone(), "status" => class(status))
@@ -292,8 +300,13 @@ impl fmt::Debug for Metrics {
 const OTHER: &str = "other";
 
 /// A method as a label.
-fn known(method: &Method) -> &'static str {
-    match *method {
+fn label(method: &Method) -> &'static str {
+    known_method(method).unwrap_or(OTHER)
+}
+
+/// A method by its name, if it is one of those that are offered somewhere: a client may call anything a method.
+pub(crate) fn known_method(method: &Method) -> Option<&'static str> {
+    Some(match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
         Method::POST => "POST",
@@ -301,8 +314,8 @@ fn known(method: &Method) -> &'static str {
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         Method::OPTIONS => "OPTIONS",
-        _ => OTHER,
-    }
+        _ => return None,
+    })
 }
 
 /// A status as a label; one that never came, because the client went away.
@@ -351,8 +364,8 @@ mod tests {
 
     #[test]
     fn labels_are_few_whatever_clients_send() {
-        assert_eq!(known(&Method::from_bytes(b"BREW").unwrap()), "other");
-        assert_eq!(known(&Method::PATCH), "PATCH");
+        assert_eq!(label(&Method::from_bytes(b"BREW").unwrap()), "other");
+        assert_eq!(label(&Method::PATCH), "PATCH");
         for (status, label) in [(200, "2xx"), (304, "3xx"), (429, "4xx"), (503, "5xx"), (999, "5xx")] {
             assert_eq!(class(StatusCode::from_u16(status).ok()), label);
         }

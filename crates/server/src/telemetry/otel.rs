@@ -24,6 +24,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::metrics::known_method;
+
 /// What this program is called where `OTEL_SERVICE_NAME` is not set.
 const SERVICE: &str = "stagesub";
 
@@ -115,9 +117,10 @@ pub(crate) fn adopt(span: &Span, request: &Request, proxies: &TrustedProxies) {
     }
 }
 
-/// Names a request's span as servers' spans are named.
+/// Names a request's span as servers' spans are named: by few names, whatever a client calls its method.
 pub(crate) fn name(span: &Span, method: &Method, route: &str, status: Option<StatusCode>) {
     let failed = status.is_some_and(|status| status.is_server_error());
+    let method = known_method(method).unwrap_or("HTTP");
     span.context().span().update_name(format!("{method} {route}"));
     if failed {
         span.record("otel.status_code", "ERROR");

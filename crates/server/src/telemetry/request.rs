@@ -15,7 +15,7 @@ use tower_http::request_id::RequestId;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span, record_all};
 
-use crate::metrics::{Metrics, UNMATCHED};
+use crate::metrics::{Metrics, UNMATCHED, known_method};
 use crate::problem::REQUEST_ID;
 use crate::state::AppState;
 
@@ -91,7 +91,7 @@ fn note_matched(noted: &Noted, request: &Request) {
 fn open(request: &Request, id: &str) -> Span {
     info_span!(
         "request",
-        http.request.method = %request.method(),
+        http.request.method = known_method(request.method()).unwrap_or("_OTHER"),
         request.id = id,
         http.route = Empty,
         http.response.status_code = Empty,
