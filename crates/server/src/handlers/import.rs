@@ -1,7 +1,10 @@
 //! Musicians from the file that an orchestra's office exports.
 //!
 //! The file is spooled to an unnamed temporary file, so that memory does not grow with it and its encoding
-//! is known before the first row is read.
+//! is known before the first row is read. While it comes it has its orchestra's turn at the disk, so it has to come at
+//! some pace.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::BodyDataStream;
@@ -16,6 +19,7 @@ use stagesub_domain::error::UseCaseError;
 use stagesub_domain::import::{ImportMode, ImportReport, MusicianCsv, Remark};
 use stagesub_domain::service::import as service;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::extract::{Params, TenantCaller};
@@ -28,6 +32,12 @@ pub const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Largest request that carries one, in bytes: the file and what a form puts around it.
 pub const MAX_REQUEST_BYTES: usize = 33 * 1024 * 1024;
+
+/// Longest until a file begins to come.
+const BEGINS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Bytes that bring a file that is coming a second more.
+const LEAST_PACE: u64 = 64 * 1024;
 
 /// How a file with bad rows is treated.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -160,38 +170,63 @@ async fn spool(state: &AppState, request: Request, asking: &mut AskingFor) -> Re
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.starts_with("multipart/form-data"));
+    let arriving = Arriving::begin();
     if is_form {
         let mut form = Multipart::from_request(request, state)
             .await
             .map_err(|error| Problem::malformed(error.status(), error.body_text()))?;
-        while let Some(part) =
-            form.next_field().await.map_err(|error| Problem::malformed(error.status(), error.body_text()))?
+        while let Some(part) = arriving
+            .wait(form.next_field())
+            .await?
+            .map_err(|error| Problem::malformed(error.status(), error.body_text()))?
         {
             if part.name() == Some("file") {
-                return write(part, asking).await;
+                return write(part, arriving, asking).await;
             }
         }
         Err(Problem::invalid_field("file", "required", "the form has no part named file"))
     } else {
         let stream: BodyDataStream = request.into_body().into_data_stream();
-        write(stream, asking).await
+        write(stream, arriving, asking).await
     }
 }
 
-async fn write<S, E>(mut chunks: S, asking: &mut AskingFor) -> Result<std::fs::File, Problem>
+/// A file on its way.
+#[derive(Debug)]
+struct Arriving {
+    begun: Instant,
+    bytes: u64,
+}
+
+impl Arriving {
+    fn begin() -> Self {
+        Self { begun: Instant::now(), bytes: 0 }
+    }
+
+    /// Waits for what comes next, as long as what has come allows.
+    async fn wait<T>(&self, next: impl Future<Output = T>) -> Result<T, Problem> {
+        let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / LEAST_PACE);
+        timeout_at(self.begun + BEGINS_WITHIN + earned, next).await.map_err(|_| Problem::too_slow())
+    }
+}
+
+async fn write<S, E>(
+    mut chunks: S,
+    mut arriving: Arriving,
+    asking: &mut AskingFor,
+) -> Result<std::fs::File, Problem>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: std::error::Error + Send + Sync + 'static,
 {
     let file = tempfile::tempfile().map_err(Problem::internal)?;
     let mut file = tokio::fs::File::from_std(file);
-    let mut size = 0_u64;
-    while let Some(chunk) = chunks.next().await {
+    while let Some(chunk) = arriving.wait(chunks.next()).await? {
         let chunk = chunk.map_err(|_| {
             Problem::malformed(StatusCode::BAD_REQUEST, "The file did not arrive whole; nothing was changed.")
         })?;
-        size += chunk.len() as u64;
-        if size > MAX_FILE_BYTES {
+        arriving.bytes += chunk.len() as u64;
+        if arriving.bytes > MAX_FILE_BYTES {
             return Err(Problem::too_large(MAX_FILE_BYTES));
         }
         asking.update(&chunk);
@@ -200,4 +235,22 @@ where
     file.flush().await.map_err(Problem::internal)?;
     file.rewind().await.map_err(Problem::internal)?;
     Ok(file.into_std().await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_does_not_come_is_given_up_and_one_that_comes_slowly_is_waited_for() {
+        let mut arriving = Arriving::begin();
+        for (bytes, longest) in [(0, 10), (640 * 1024, 20)] {
+            arriving.bytes = bytes;
+            assert!(arriving.wait(std::future::pending::<()>()).await.is_err());
+            assert_eq!(arriving.begun.elapsed().as_secs(), longest);
+        }
+        arriving.bytes = 10 * 1024 * 1024;
+        let soon = tokio::time::sleep(Duration::from_secs(140));
+        assert!(arriving.wait(soon).await.is_ok());
+    }
 }
