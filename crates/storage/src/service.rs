@@ -28,6 +28,7 @@
 //! - The administrator's connection is used while it is set up, and requests are never served with it.
 //! - Tables of the service's schema are tenant tables unless it lists them, also those of its next migration.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ use stagesub_tenancy::tenant::InvalidTenantCode;
 use stagesub_tenancy::{
     CacheSettings, CachedDirectory, ChangeFollower, Clock, DatabaseId, DirectoryError, HostPolicy,
     InvalidAppDomain, PoolSettings, Purpose, ResolveError, Resolver, Router, TenantId, TenantScope,
+    UsageSink,
 };
 use tokio::task::JoinHandle;
 
@@ -68,7 +70,6 @@ const LONGEST_SCHEMA: usize = 40;
 const OWN_MIGRATIONS: i64 = 1;
 
 /// What a service is made of.
-#[derive(Debug)]
 pub struct ServiceOptions {
     database: DatabaseTargets,
     keys: Arc<KeyRing>,
@@ -77,6 +78,21 @@ pub struct ServiceOptions {
     reference: Vec<String>,
     pools: FactorySettings,
     pool_cache: PoolSettings,
+    usage: Option<Arc<dyn UsageSink>>,
+}
+
+impl fmt::Debug for ServiceOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { database, hosts, schema, reference, pools, pool_cache, .. } = self;
+        f.debug_struct("ServiceOptions")
+            .field("database", database)
+            .field("hosts", hosts)
+            .field("schema", &schema.as_ref().map(|(name, _)| name))
+            .field("reference", reference)
+            .field("pools", pools)
+            .field("pool_cache", pool_cache)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ServiceOptions {
@@ -98,6 +114,7 @@ impl ServiceOptions {
             reference: Vec::new(),
             pools: FactorySettings::default(),
             pool_cache: PoolSettings::default(),
+            usage: None,
         })
     }
 
@@ -130,6 +147,14 @@ impl ServiceOptions {
     #[must_use]
     pub const fn pool_cache(mut self, settings: PoolSettings) -> Self {
         self.pool_cache = settings;
+        self
+    }
+
+    /// Who hears what every transaction used, tenant by tenant: how long it waited for its connection, its time in the
+    /// database, its statements and rows.
+    #[must_use]
+    pub fn usage(mut self, sink: Arc<dyn UsageSink>) -> Self {
+        self.usage = Some(sink);
         self
     }
 
@@ -203,7 +228,7 @@ impl ServiceOptions {
     /// # Errors
     /// [`ServiceError`]; [`ServiceError::Hole`] when isolation does not stand.
     pub async fn connect(self) -> Result<Service, ServiceError> {
-        let Self { database, keys, hosts, schema, reference, pools, pool_cache } = self;
+        let Self { database, keys, hosts, schema, reference, pools, pool_cache, usage } = self;
         refuse_budget(&pools, &pool_cache)?;
         let adoption = schema.as_ref().map(|(name, _)| {
             reference.iter().fold(Adoption::of(name), |all, table| all.reference_table(table))
@@ -220,7 +245,11 @@ impl ServiceOptions {
         let directory = CachedDirectory::new(stored, CacheSettings::default());
         let remembered = RememberedLogins::new(logins.clone(), REMEMBERED);
         let factory = Arc::new(LeanPoolFactory::new(Arc::new(remembered), pools));
-        let router = Arc::new(Router::new(Arc::new(directory.clone()), factory, pool_cache));
+        let router = Router::new(Arc::new(directory.clone()), factory, pool_cache);
+        let router = Arc::new(match usage {
+            Some(sink) => router.with_usage(sink),
+            None => router,
+        });
         let follower = ChangeFollower::new(
             Arc::new(PgChangeFeed::new(&registry)),
             vec![Arc::new(directory.clone()), Arc::clone(&router) as _],
@@ -280,6 +309,12 @@ impl Service {
     #[must_use]
     pub fn db(&self) -> TenantDb {
         TenantDb::new(Arc::clone(&self.router))
+    }
+
+    /// What its transactions are routed by: to look at its pools, and to change their budget of connections.
+    #[must_use]
+    pub fn router(&self) -> &Router<LeanPoolFactory> {
+        &self.router
     }
 
     /// From a host to a scope: what the layer around the routes works with.
@@ -374,17 +409,29 @@ impl Clock for SystemClock {
     }
 }
 
-/// Keeps what is remembered true, and closes pools whose time is up.
+/// Keeps what is remembered true, and closes pools whose time is up. A registry that is away is logged once when it goes
+/// and once when it is back.
 async fn follow(mut follower: ChangeFollower, router: Arc<Router<LeanPoolFactory>>) {
     let mut turn = tokio::time::interval(FOLLOW);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut away = false;
     loop {
         turn.tick().await;
-        if let Err(error) = follower.poll_once().await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "what changed in the registry is not known"
-            );
+        match follower.poll_once().await {
+            Ok(version) if away => {
+                tracing::info!(version = version.0, "the registry's changes are followed again");
+                away = false;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                if away {
+                    tracing::debug!(error, "the registry is still away");
+                } else {
+                    tracing::warn!(error, "what changed in the registry is not known");
+                    away = true;
+                }
+            }
         }
         router.evict_expired();
     }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use axum_core::extract::FromRequestParts;
 use axum_core::response::{IntoResponse, Response};
-use http::header::HOST;
+use http::header::{HOST, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request, StatusCode};
 use tower_layer::Layer;
@@ -98,23 +98,18 @@ impl TenantLayer {
     }
 
     /// A layer for a service that no proxy stands before. A host that names no tenant is 404, a tenant that is
-    /// not served 403, a directory that does not answer 503; none has a body.
+    /// not served 403, a directory that does not answer 503 with Retry-After; none has a body.
     #[must_use]
     pub fn plain(resolver: Resolver, clock: Arc<dyn Clock>) -> Self {
-        Self::new(
-            resolver,
-            clock,
-            TrustedProxies::default(),
-            Arc::new(|error| status_of(&error).into_response()),
-        )
+        Self::new(resolver, clock, TrustedProxies::default(), Arc::new(|error| plain_answer(&error)))
     }
 }
 
-fn status_of(error: &ResolveError) -> StatusCode {
+fn plain_answer(error: &ResolveError) -> Response {
     match error {
-        ResolveError::UnknownTenant => StatusCode::NOT_FOUND,
-        ResolveError::Refused { .. } => StatusCode::FORBIDDEN,
-        ResolveError::Directory(_) => StatusCode::SERVICE_UNAVAILABLE,
+        ResolveError::UnknownTenant => StatusCode::NOT_FOUND.into_response(),
+        ResolveError::Refused { .. } => StatusCode::FORBIDDEN.into_response(),
+        ResolveError::Directory(_) => (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")]).into_response(),
     }
 }
 
@@ -272,7 +267,7 @@ mod tests {
         let resolver = Resolver::new(Arc::new(directory), HostPolicy::new("stagesub.com").expect("a domain"));
         let clock = Arc::new(FixedClock::at(DateTime::UNIX_EPOCH));
         let proxies = "10.0.0.0/8".parse().expect("a network");
-        let respond: Responder = Arc::new(|error| status_of(&error).into_response());
+        let respond: Responder = Arc::new(|error| plain_answer(&error));
         let layer = TenantLayer::new(resolver, clock, proxies, respond);
         let request = request.body(Body::empty()).expect("a request");
         let Ok(response) = layer.layer(tower::service_fn(echo)).oneshot(request).await;

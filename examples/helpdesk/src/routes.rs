@@ -1,7 +1,7 @@
 //! The other handlers. Each takes a scope, or it reaches nothing.
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -196,7 +196,7 @@ impl IntoResponse for Refused {
             Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY.into_response(),
             Self::Unavailable(error) => {
                 eprintln!("helpdesk: {error}");
-                StatusCode::SERVICE_UNAVAILABLE.into_response()
+                (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")]).into_response()
             }
         }
     }

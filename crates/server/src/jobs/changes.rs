@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use stagesub_tenancy::{ChangeFollower, ChangeSignal, ConfigVersion, DirectoryError};
+use stagesub_tenancy::{ChangeFollower, ChangeSignal, ConfigVersion};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -53,15 +53,6 @@ impl Heard {
     }
 }
 
-/// Longest that one asking may take before it is given up and begun again. What was changed when it began to
-/// hang is known after this, a period and an asking that does not hang: together within the five seconds that
-/// are promised when nothing is heard.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A registry that is slower than [`PATIENCE`] would never be followed, so each asking that took too long gives
-/// the next one twice the time, up to this.
-const MOST_PATIENCE: Duration = Duration::from_secs(16);
-
 /// Shortest time from one asking to the next: changes that come close together are asked for at once.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -93,24 +84,17 @@ async fn listen(signal: Option<Box<dyn ChangeSignal>>, wake: &Notify) {
 }
 
 async fn ask(mut follower: ChangeFollower, period: Duration, wake: &Notify, heard: &Heard) {
-    let mut patience = PATIENCE;
     let mut away = false;
     loop {
         let begun = Instant::now();
-        let polled = match tokio::time::timeout(patience, follower.poll_once()).await {
-            Ok(polled) => polled,
-            Err(elapsed) => {
-                patience = MOST_PATIENCE.min(patience * 2);
-                Err(DirectoryError::Unavailable(Box::new(elapsed)))
-            }
-        };
+        let polled = follower.poll_once().await;
         if let Ok(version) = &polled {
             heard.now(*version);
         }
         match (polled, away) {
             (Ok(version), true) => {
                 tracing::info!(version = version.0, "the registry's changes are followed again");
-                (away, patience) = (false, PATIENCE);
+                away = false;
             }
             (Ok(_), false) => {}
             (Err(error), false) => {
@@ -130,12 +114,14 @@ async fn ask(mut follower: ChangeFollower, period: Duration, wake: &Notify, hear
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use stagesub_tenancy::{ChangeFeed, Changes, Standing};
+    use stagesub_tenancy::{ChangeFeed, Changes, DirectoryError, Standing};
     use tokio::sync::mpsc;
 
     use super::*;
 
     const PERIOD: Duration = Duration::from_secs(1);
+    /// What a follower has at first.
+    const PATIENCE: Duration = Duration::from_secs(2);
 
     /// What becomes of an asking.
     #[derive(Clone, Copy)]

@@ -2,9 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::directory::{ChangeFeed, Changes, DirectoryError, Standing};
 use crate::tenant::ConfigVersion;
+
+/// Longest that one asking may take before it is given up and begun again. What was changed when it began to
+/// hang is known after this, a period and an asking that does not hang: together within the five seconds that
+/// are promised when nothing is heard.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A registry that is slower than [`PATIENCE`] would never be followed, so each asking that took too long gives
+/// the next one twice the time, up to this.
+const MOST_PATIENCE: Duration = Duration::from_secs(16);
 
 /// Something that remembers answers and is told what changed: a cache of tenants, of people's authority.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
@@ -25,23 +35,44 @@ pub struct ChangeFollower {
     feed: Arc<dyn ChangeFeed>,
     sinks: Vec<Arc<dyn ChangeSink>>,
     seen: Option<Standing>,
+    /// Longest that the next asking may take.
+    patience: Duration,
 }
 
 impl ChangeFollower {
     /// A follower that has seen nothing: its first poll empties the sinks.
     #[must_use]
     pub fn new(feed: Arc<dyn ChangeFeed>, sinks: Vec<Arc<dyn ChangeSink>>) -> Self {
-        Self { feed, sinks, seen: None }
+        Self { feed, sinks, seen: None, patience: PATIENCE }
     }
 
     /// Tells the sinks what changed since the last successful poll, and gives the version they are true for.
     ///
+    /// A feed that says nothing, as of a server that is frozen, is given up after 2 seconds, and has twice the time at
+    /// the next poll, up to 16, until it answers.
+    ///
     /// # Errors
-    /// The feed's; the next poll asks for the same changes again.
+    /// The feed's, and [`DirectoryError::Unavailable`] when it said nothing; the next poll asks for the same changes again.
     ///
     /// # Cancel safety
     /// Sinks are told after the last await: either all of them or none.
     pub async fn poll_once(&mut self) -> Result<ConfigVersion, DirectoryError> {
+        let patience = self.patience;
+        match tokio::time::timeout(patience, self.poll()).await {
+            Ok(polled) => {
+                if polled.is_ok() {
+                    self.patience = PATIENCE;
+                }
+                polled
+            }
+            Err(elapsed) => {
+                self.patience = MOST_PATIENCE.min(patience * 2);
+                Err(DirectoryError::Unavailable(Box::new(elapsed)))
+            }
+        }
+    }
+
+    async fn poll(&mut self) -> Result<ConfigVersion, DirectoryError> {
         let Some(seen) = &self.seen else {
             let standing = self.feed.current().await?;
             return Ok(self.start_over(standing));
