@@ -69,7 +69,7 @@ async fn read_one(conn: &mut PgConnection, name: &TableName) -> Result<Target, A
                   pg_catalog.format_type(a.atttypid, a.atttypmod) AS "type_name!",
                   b.schema AS "base_schema!", b.name AS "base_name!", b.receives AS "binary!",
                   a.attidentity = 'a' AS "fixed!",
-                  array_position(p.indkey::smallint[], a.attnum) AS place
+                  array_position((p.indkey::smallint[])[0:p.indnkeyatts - 1], a.attnum) AS place
            FROM pg_catalog.pg_class AS c
            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
            JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

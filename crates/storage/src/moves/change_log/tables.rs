@@ -104,7 +104,7 @@ async fn read_one(conn: &mut PgConnection, name: &TableName) -> Result<LoggedTab
            )
            SELECT logged.oid AS "oid!", a.attname::text AS "name!", a.atttypid AS "type_oid!",
                   a.attgenerated <> '' AS "generated!", b.schema AS "base_schema!", b.name AS "base_name!",
-                  array_position(p.indkey::smallint[], a.attnum) AS place,
+                  array_position((p.indkey::smallint[])[0:p.indnkeyatts - 1], a.attnum) AS place,
                   (SELECT pg_catalog.format_type(t.oid, -1) FROM made_of AS m
                    JOIN pg_catalog.pg_type AS t ON t.oid = m.type
                    WHERE m.attnum = a.attnum AND (t.typsend::oid = 0 OR t.typreceive::oid = 0)

@@ -192,7 +192,7 @@ async fn refuse_identity(conn: &mut PgConnection, table: &TableName) -> Result<(
                   p.indrelid IS NOT NULL AS "keyed!", coalesce(p.indimmediate, false) AS "immediate!",
                   EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                           WHERE a.attrelid = c.oid AND a.attname = 'tenant_id'
-                              AND a.attnum = ANY(p.indkey::smallint[])) AS "of_tenant!"
+                              AND a.attnum = ANY((p.indkey::smallint[])[0:p.indnkeyatts - 1])) AS "of_tenant!"
            FROM pg_catalog.pg_class AS c
            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
            LEFT JOIN pg_catalog.pg_index AS p ON p.indrelid = c.oid AND p.indisprimary
