@@ -142,7 +142,7 @@ impl PgDataPlane {
         let plans = self.plans(moved, running).await?;
         let mut source = self.session(moved, running, Side::Source).await?;
         let mut target = self.session(moved, running, Side::Target).await?;
-        let stamps = self.stamps(&mut source, &mut target).await?;
+        let stamps = self.stamps(moved, &mut source, &mut target).await?;
         running.put(Side::Source, source);
         running.put(Side::Target, target);
         if stamps == plans.stamps {
@@ -156,11 +156,13 @@ impl PgDataPlane {
 
     async fn stamps(
         &self,
+        moved: &Move,
         source: &mut MoverSession,
         target: &mut MoverSession,
     ) -> Result<[Stamp; 2], PlaneError> {
         let schemas = &self.contents.schemas;
-        let (source, target) = tokio::join!(stamp::read(source, schemas), stamp::read(target, schemas));
+        let (source, target) =
+            tokio::join!(stamp::read(source, schemas, moved.id), stamp::read(target, schemas, moved.id));
         Ok([source?, target?])
     }
 
@@ -170,7 +172,7 @@ impl PgDataPlane {
         let mut target = self.session(moved, running, Side::Target).await?;
         let there = checks(target.may_skip_checks().await.map_err(error::session)?);
         let here = checks(source.may_skip_checks().await.map_err(error::session)?);
-        let stamps = self.stamps(&mut source, &mut target).await?;
+        let stamps = self.stamps(moved, &mut source, &mut target).await?;
         let (forward, reverse) = tokio::join!(
             MovePlan::read(&mut source, &self.contents, there),
             MovePlan::read(&mut target, &self.contents, here)
