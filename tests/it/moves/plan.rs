@@ -93,7 +93,9 @@ async fn what_cannot_be_moved_is_refused_all_at_once() {
         CREATE TABLE above (tenant_id uuid PRIMARY KEY); CREATE TABLE below (PRIMARY KEY (tenant_id)) INHERITS (above);
         CREATE TABLE ruled (tenant_id uuid PRIMARY KEY); CREATE RULE r AS ON INSERT TO ruled DO ALSO NOTHING;
         CREATE TABLE numbered (tenant_id uuid, no bigint GENERATED ALWAYS AS IDENTITY, o serial, PRIMARY KEY (tenant_id, no));
-        CREATE TABLE pointing (tenant_id uuid PRIMARY KEY, c regclass[], a aclitem);
+        CREATE TABLE pointing (tenant_id uuid PRIMARY KEY, c regclass[], a aclitem, o oid);
+        CREATE SEQUENCE counted;
+        CREATE TABLE computed (tenant_id uuid, a int, b int GENERATED ALWAYS AS (a + 1) STORED, PRIMARY KEY (tenant_id, b));
         CREATE TABLE child (tenant_id uuid, no bigint, PRIMARY KEY (tenant_id, no),
             FOREIGN KEY (tenant_id, no) REFERENCES elsewhere.parent (tenant_id, no));
         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
@@ -127,6 +129,9 @@ async fn what_cannot_be_moved_is_refused_all_at_once() {
         ("bad.numbered.o", "bad.numbered_o_seq"),
         ("bad.pointing.c", "regclass is an oid"),
         ("bad.pointing.a", "aclitem has no binary form"),
+        ("bad.pointing.o", "oid is an oid"),
+        ("bad.counted", "a sequence of no column"),
+        ("bad.computed.b", "computed, and part of the primary key"),
         ("bad.child", "elsewhere.parent, which is not moved"),
         ("bad.triggered", "would fire on the target: usual;"),
         ("bad.triggered", "even for replicated rows: stubborn)"),

@@ -13,6 +13,8 @@ use crate::moves::change_log;
 pub(super) struct Facts {
     pub(super) relations: HashMap<TableName, Relation>,
     pub(super) columns: HashMap<TableName, Vec<ColumnFacts>>,
+    /// Sequences that are no column's, by their whole names.
+    pub(super) sequences: Vec<String>,
     /// How texts are compared where a column does not say.
     pub(super) collation: String,
 }
@@ -80,7 +82,24 @@ pub(super) async fn read(conn: &mut PgConnection, schemas: &[String]) -> Result<
     constraints(conn, schemas, &mut facts).await?;
     columns(conn, schemas, &mut facts).await?;
     types(conn, schemas, &mut facts).await?;
+    facts.sequences = sequences(conn, schemas).await?;
     Ok(facts)
+}
+
+/// What whoever writes counts with of themselves, or a default, a function.
+async fn sequences(conn: &mut PgConnection, schemas: &[String]) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT format('%s.%s', n.nspname, c.relname) AS "name!" FROM pg_catalog.pg_class AS c
+           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+           WHERE n.nspname = ANY ($1::text[]) AND c.relkind = 'S' AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_depend AS d
+               WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                   AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i'))
+           ORDER BY 1"#,
+        schemas
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// Columns that only some versions of Postgres have are read through JSON.
@@ -193,7 +212,10 @@ async fn columns(conn: &mut PgConnection, schemas: &[String], facts: &mut Facts)
                    SELECT s.oid::regclass::text FROM pg_catalog.pg_class AS s
                    JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = s.oid
                    WHERE s.relkind = 'S' AND d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = e.oid
-                   LIMIT 1) AS "sequence"
+                   LIMIT 1) AS "sequence",
+                  a.attgenerated <> '' AND EXISTS (
+                      SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary
+                          AND a.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])) AS "computed_key!"
            FROM pg_catalog.pg_attribute AS a
            JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -211,6 +233,11 @@ async fn columns(conn: &mut PgConnection, schemas: &[String], facts: &mut Facts)
             collation: row.collation,
             expression: row.expression,
             sequence: row.sequence,
+            unmovable: if row.computed_key {
+                vec!["it is computed, and part of the primary key, by which rows are found".to_owned()]
+            } else {
+                Vec::new()
+            },
             ..ColumnFacts::default()
         };
         facts.columns.entry(TableName { schema: row.schema, name: row.table }).or_default().push(column);
@@ -239,7 +266,7 @@ async fn types(conn: &mut PgConnection, schemas: &[String], facts: &mut Facts) -
            )
            SELECT n.nspname::text AS "schema!", c.relname::text AS "table!", a.attname::text AS "column!",
                   pg_catalog.format_type(t.oid, -1) AS "type!", t.oid::bigint >= 16384 AS "own!",
-                  t.typnamespace = 'pg_catalog'::regnamespace AND t.typname LIKE 'reg%' AS "names_an_object!",
+                  t.typnamespace = 'pg_catalog'::regnamespace AND (t.typname LIKE 'reg%' OR t.typname = 'oid') AS "names_an_object!",
                   t.typsend::oid = 0 OR t.typreceive::oid = 0 AS "without_binary!",
                   concat_ws(' ', CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' END,
                       (SELECT string_agg(quote_literal(l.enumlabel), ', ' ORDER BY l.enumsortorder)

@@ -38,6 +38,12 @@ pub(super) fn all(
         };
         refused.add(&other.name, why);
     }
+    for sequence in &facts.sequences {
+        refused.add(
+            sequence,
+            "it is a sequence of no column, and stays behind: the target's would give numbers that the tenant has already",
+        );
+    }
     for table in tables {
         match facts.relation(&table.name) {
             Some(relation) => relation_of(table, relation, checks, &mut refused),
