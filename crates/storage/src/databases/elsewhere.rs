@@ -10,7 +10,7 @@ use stagesub_tenancy::DatabaseId;
 use stagesub_tenancy::moves::NewTarget;
 use uuid::Uuid;
 
-use super::allowed::AllowedHosts;
+use super::allowed::{AllowedHosts, Reached};
 use super::create_if_missing;
 use crate::doctor::{Expectations, Finding, examine_known};
 use crate::hardening;
@@ -75,6 +75,11 @@ struct Found {
     wanted: Marker,
 }
 
+/// At the address that was looked at: what a name means may be another the next time.
+fn pinned(reached: Option<&Reached>, target: &ConnectionTarget) -> ConnectionTarget {
+    reached.map_or_else(|| target.clone(), |reached| reached.pin(target))
+}
+
 /// A database as the registry records it.
 struct Recorded {
     id: DatabaseId,
@@ -90,16 +95,18 @@ impl Maker<'_> {
     /// Makes a database of this kind where it was named, or finishes one that was begun there.
     pub(super) async fn make(&self, kind: DatabaseKind, named: &Named<'_>) -> Result<Made, MigrateError> {
         let (Named::Server(url, _) | Named::Database(url) | Named::Ours(url, _)) = *named;
-        let admin = self.admin(named).await?;
+        let reached = self.reached(named).await?;
+        let admin = pinned(reached.as_ref(), url);
         let gate = Gate::enter(&admin, 0).await?;
-        let made = self.make_inside(kind, named, url, &admin).await;
+        let made = self.make_inside(kind, named, url, reached.as_ref()).await;
         let left = gate.leave().await;
         made.and_then(|made| left.map(|()| made))
     }
 
     /// What making it would find, and what it would refuse; nothing is made.
     pub(super) async fn look(&self, kind: DatabaseKind, named: &Named<'_>) -> Result<Looked, MigrateError> {
-        let admin = self.admin(named).await?;
+        let (Named::Server(url, _) | Named::Database(url) | Named::Ours(url, _)) = *named;
+        let admin = pinned(self.reached(named).await?.as_ref(), url);
         let mut server = Session::open(&admin).await?;
         let found = match self.find(kind, named, &admin, &mut server).await {
             // Of what somebody is making right now one thing may be there and another not yet: it is looked at again.
@@ -117,11 +124,11 @@ impl Maker<'_> {
         Ok(looked)
     }
 
-    /// How what is named is reached, if it may be.
-    async fn admin(&self, named: &Named<'_>) -> Result<ConnectionTarget, MigrateError> {
+    /// Where what is named is, if it may be connected to. Our own server is whatever its name means.
+    async fn reached(&self, named: &Named<'_>) -> Result<Option<Reached>, MigrateError> {
         Ok(match named {
-            Named::Ours(url, _) => ConnectionTarget::clone(url),
-            Named::Server(url, _) | Named::Database(url) => self.allowed.check(url).await?.pin(url),
+            Named::Ours(..) => None,
+            Named::Server(url, _) | Named::Database(url) => Some(self.allowed.check(url).await?),
         })
     }
 
@@ -193,8 +200,9 @@ impl Maker<'_> {
         kind: DatabaseKind,
         named: &Named<'_>,
         url: &ConnectionTarget,
-        admin: &ConnectionTarget,
+        reached: Option<&Reached>,
     ) -> Result<Made, MigrateError> {
+        let admin = &pinned(reached, url);
         let mut server = Session::open(admin).await?;
         let Found { name, begun, wanted } = self.find(kind, named, admin, &mut server).await?;
         let database = wanted.database;
@@ -239,11 +247,11 @@ impl Maker<'_> {
         partial.extend(hardening::harden(&mut data.conn, &name, superuser).await?);
         data.close().await?;
         for (role, login) in &logins {
-            verify_login(*role, login, &wanted).await?;
+            verify_login(*role, &pinned(reached, login), &wanted).await?;
         }
         let mover = logins.iter().find(|(role, _)| *role == LoginRole::Mover).map(|(_, login)| login);
         let mover = mover.ok_or(MigrateError::NoLogin { database, role: LoginRole::Mover })?;
-        refuse_unsound(mover, &wanted, self.expected).await?;
+        refuse_unsound(&pinned(reached, mover), &wanted, self.expected).await?;
         Ok(Made { id: database, ready: false, partial })
     }
 

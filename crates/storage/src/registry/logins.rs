@@ -21,7 +21,7 @@ pub struct PgDatabaseLogins {
     keys: Keys,
     allowed: AllowedHosts,
     /// Hosts that were looked at.
-    looked_at: Arc<Mutex<HashSet<ServerHost>>>,
+    looked_at: Arc<Mutex<HashSet<(ServerHost, u16)>>>,
 }
 
 impl PgDatabaseLogins {
@@ -38,12 +38,13 @@ impl PgDatabaseLogins {
     }
 
     async fn look_at(&self, login: &ConnectionTarget) -> Result<(), DirectoryError> {
-        if self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).contains(login.host()) {
+        let place = (login.host().clone(), login.port());
+        if self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).contains(&place) {
             return Ok(());
         }
         let looked = self.allowed.check_kept(login).await;
         looked.map_err(|refused| DirectoryError::Unavailable(Box::new(refused)))?;
-        self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).insert(login.host().clone());
+        self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
         Ok(())
     }
 }
