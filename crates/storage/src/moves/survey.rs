@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const BOUND: &str = "SET statement_timeout = '30s'";
 /// Pages of a table that are looked at for sizes: 64 MiB, about.
 const SAMPLED_PAGES: f64 = 8192.0;
+/// A row counts as one more for so many bytes.
+const ROW_BYTES: u32 = 1024;
 
 /// [`Surveyor`] on Postgres, as the mover.
 pub struct PgSurveyor {
@@ -55,8 +57,8 @@ impl PgSurveyor {
         Ok(session)
     }
 
-    /// The tables that are tenants', as SQL names them, each with how much of it is looked at in percent.
-    async fn tables(&self, session: &mut MoverSession) -> Result<Vec<(String, f64)>, PlaneError> {
+    /// The tables that are tenants'.
+    async fn tables(&self, session: &mut MoverSession) -> Result<Vec<Surveyed>, PlaneError> {
         let doing = "reading which tables are tenants'";
         let relations =
             catalogue::read(session.conn(), &self.contents.schemas).await.map_err(failed(doing))?;
@@ -77,10 +79,23 @@ impl PgSurveyor {
             .fetch_one(session.conn())
             .await
             .map_err(failed(doing))?;
-            tables.push((name, sampled(pages)));
+            let sizes = relation.columns.iter();
+            let sizes = sizes.map(|column| format!("coalesce(pg_column_size(t.{}), 0)", quote(&column.name)));
+            let bytes = sizes.collect::<Vec<_>>().join(" + ");
+            tables.push(Surveyed { name, bytes, percent: sampled(pages) });
         }
         Ok(tables)
     }
+}
+
+/// A table that is looked at.
+struct Surveyed {
+    /// As SQL names it.
+    name: String,
+    /// What a row of it, called `t`, takes as it is stored: what lies outside of it is not read for that.
+    bytes: String,
+    /// How much of it is looked at.
+    percent: f64,
 }
 
 /// How much of a table is looked at, in percent.
@@ -127,18 +142,19 @@ impl Surveyor for PgSurveyor {
             let enough = most.saturating_add(1);
             let mut session = self.open(&target(tenant, placement)).await?;
             let mut rows = 0_u64;
-            for (table, _) in self.tables(&mut session).await? {
+            for Surveyed { name, bytes, .. } in self.tables(&mut session).await? {
                 let left = i64::try_from(enough - rows).unwrap_or(i64::MAX);
                 let counted: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
-                    "SELECT count(*) FROM (SELECT FROM {table} WHERE tenant_id = $1 LIMIT $2) AS counted"
+                    "SELECT coalesce(sum(1 + ({bytes}) / {ROW_BYTES}), 0)::bigint
+                    FROM (SELECT t.* FROM {name} AS t WHERE t.tenant_id = $1 LIMIT $2) AS t"
                 )))
                 .bind(tenant.as_uuid())
                 .bind(left)
                 .fetch_one(session.conn())
                 .await
                 .map_err(failed("counting a tenant's rows"))?;
-                rows += counted.unsigned_abs();
-                if rows >= enough {
+                rows = enough.min(rows + counted.unsigned_abs());
+                if rows == enough {
                     break;
                 }
             }
@@ -152,12 +168,12 @@ impl Surveyor for PgSurveyor {
         bounded(async {
             let mut session = self.open(&PoolTarget::Shared(shared)).await?;
             let mut sizes = std::collections::HashMap::<Uuid, (i64, i64)>::new();
-            for (table, percent) in self.tables(&mut session).await? {
+            for Surveyed { name, bytes, percent } in self.tables(&mut session).await? {
                 let sample =
                     if percent < 100.0 { format!("TABLESAMPLE SYSTEM ({percent})") } else { String::new() };
                 let part: Vec<(Uuid, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
-                    "SELECT t.tenant_id, (count(*) * $1)::bigint, (sum(pg_column_size(t.*)) * $1)::bigint
-                    FROM {table} AS t {sample}
+                    "SELECT t.tenant_id, (count(*) * $1)::bigint, (sum({bytes}) * $1)::bigint
+                    FROM {name} AS t {sample}
                     GROUP BY t.tenant_id"
                 )))
                 .bind(100.0 / percent)

@@ -13,7 +13,8 @@ pub trait Surveyor: Send + Sync {
     /// Whether the server of a tenant's placement has logical decoding.
     async fn decodes(&self, tenant: TenantId, placement: Placement) -> Result<bool, PlaneError>;
 
-    /// How many rows a tenant has there, counted no further than one more than `most`.
+    /// How many rows a tenant has there, counted no further than one more than `most`. A large row counts as one more for
+    /// each KiB that it has, since what takes time is to copy it.
     async fn rows(&self, tenant: TenantId, placement: Placement, most: u64) -> Result<u64, PlaneError>;
 
     /// Every tenant of a shared database with its size, in no order. Of large tables a part is looked at, so that this

@@ -106,7 +106,7 @@ pub(super) async fn choose_path(
             "path",
             Rule::Range.as_str(),
             format!(
-                "everything would wait while its rows are copied, and they are more than {SHORT_ROWS}; \
+                "everything would wait while its rows are copied, and they are more than {SHORT_ROWS}, or as much; \
                  leave the path out, or say stream"
             ),
         )
