@@ -217,7 +217,9 @@ impl MoveRegistry for PgMoveRegistry {
     ) -> Result<bool, MoveRegistryError> {
         let released = sqlx::query!(
             "UPDATE registry.moves
-            SET owner = NULL, lease_until = now() + $4::interval, error = coalesce($5, error), updated_at = now()
+            SET owner = NULL, lease_until = now() + $4::interval, error = coalesce($5, error),
+                -- Nobody measures it any more.
+                lag_us = CASE WHEN $5 IS NULL THEN lag_us END, updated_at = now()
             WHERE id = $1 AND owner = $2 AND token = $3 AND ended_at IS NULL",
             held.moved.id.as_uuid(),
             held.node.as_uuid(),

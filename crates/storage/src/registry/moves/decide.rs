@@ -188,7 +188,9 @@ async fn redirected(
             SELECT r.tenant_id, now(), 'system', $14, 'move', r.id::text, $15 FROM redirected AS r
         )
         UPDATE registry.moves AS m SET state = $13, updated_at = now(), error = coalesce($5, m.error),
-            attempts = m.attempts + CASE WHEN $5 IS NULL THEN 0 ELSE 1 END
+            attempts = m.attempts + CASE WHEN $5 IS NULL THEN 0 ELSE 1 END,
+            -- Of the cutover before: what this one took is said when it is over.
+            pause_us = CASE WHEN $5 IS NULL THEN NULL ELSE m.pause_us END
         FROM redirected AS r WHERE m.id = r.id",
         held.moved.id.as_uuid(),
         held.node.as_uuid(),
