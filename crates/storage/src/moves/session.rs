@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use uuid::Uuid;
 
+use crate::deadline;
 use crate::identity::{ConnectError, Identity};
 use crate::target::ConnectionTarget;
 
@@ -14,6 +15,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a server may say nothing where it has an answer or bytes to give. Long enough to find the first row of a
 /// tenant in a large table.
 pub(crate) const SILENCE: Duration = Duration::from_mins(5);
+/// Within the time that a server may say nothing. The session is to be dropped after it.
+pub(crate) async fn unless_silent<T>(
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let mut settled = true;
+    deadline::answer(answer, SILENCE, &mut settled, || ()).await
+}
+
 /// Statements that a session keeps prepared. Changes are made by statements of many shapes: by table, columns and
 /// number of rows.
 const STATEMENTS: usize = 1_000;

@@ -214,7 +214,14 @@ impl Mover {
     pub async fn drive(&self, held: Held, asked: Instant) -> Driven {
         let (tell, wanted) = watch::channel(held.moved.wanted);
         let grip = Grip::default();
-        let mut drive = Drive { mover: self, held: held.clone(), wanted, grip: &grip, away: (None, None) };
+        let mut drive = Drive {
+            mover: self,
+            held: held.clone(),
+            wanted,
+            grip: &grip,
+            away: (None, None),
+            cut_short: false,
+        };
         let halted = {
             let mut work = pin!(drive.work());
             // Not polled while nobody knows whether the move is held. Whoever finds out is polled before.
@@ -243,7 +250,8 @@ impl Mover {
     }
 
     async fn give_out_of_hand(&self, held: &Held, why: String) -> Driven {
-        tracing::warn!(moved = %held.moved.id, state = %held.moved.state, why, "a move does not go on now");
+        let told = steps::without_keys(&why);
+        tracing::warn!(moved = %held.moved.id, state = %held.moved.state, why = told, "a move does not go on now");
         self.release(held, Some(why.clone()), self.settings.rest, Driven::Released(why)).await
     }
 
@@ -349,6 +357,8 @@ pub(super) struct Drive<'m> {
     pub(super) grip: &'m Grip,
     /// Why the older sessions at the source, and at the target, may be there still: nothing is done there.
     pub(super) away: (Option<String>, Option<String>),
+    /// A step was given up in the middle: what it had sent may be done yet.
+    pub(super) cut_short: bool,
 }
 
 impl Drive<'_> {
@@ -370,8 +380,14 @@ impl Drive<'_> {
                 MoveState::Finished | MoveState::Aborted => Ok(()),
             };
             match stepped {
-                Err(Halt::Asked) => self.abort("it was asked for").await?,
-                Err(Halt::Refused(why)) if self.state().may_abort() => self.abort(&why).await?,
+                Err(Halt::Asked) => {
+                    self.cut_short = true;
+                    self.abort("it was asked for").await?;
+                }
+                Err(Halt::Refused(why)) if self.state().may_abort() => {
+                    self.cut_short = true;
+                    self.abort(&why).await?;
+                }
                 stepped => stepped?,
             }
         }
@@ -447,11 +463,18 @@ impl Drive<'_> {
     }
 
     /// The end that the move comes to while the side that does not serve may be out of reach, for ever perhaps, and why: it
-    /// has come there, somebody asks for it, or the source cannot wait any longer. What is left at that side is removed when
+    /// has come there, it was never begun, somebody asks for it, or the source cannot wait any longer. What is left at that side is removed when
     /// it is back.
     async fn end_without_other(&self) -> Option<(MoveState, String)> {
         let asked_for = || "it was asked for".to_owned();
         let state = self.state();
+        // Nothing was made, and who asked for the move is told now and not whenever that database is back.
+        if state == MoveState::Prepare
+            && self.held.moved.attempts == 0
+            && let Some(why) = self.away.0.as_ref().or(self.away.1.as_ref())
+        {
+            return Some((MoveState::Aborted, why.clone()));
+        }
         if self.away(self.held.moved.serving()).is_some() {
             return None;
         }

@@ -15,7 +15,7 @@ use crate::moves::fence::{self, State};
 use crate::moves::plan::MovePlan;
 use crate::moves::preflight::sweep;
 use crate::moves::progress;
-use crate::moves::session::MoverSession;
+use crate::moves::session::{MoverSession, SILENCE};
 use crate::moves::slot::{drop_publication, drop_slot, sever};
 
 /// How often transactions that are waited for are looked at.
@@ -62,6 +62,24 @@ impl PgDataPlane {
             Some(session) => session,
             None => self.site(moved, side).await?.open("tidy").await.map_err(error::session)?,
         };
+        let removed = self.remove_object(moved, cleanup, &mut session);
+        if cleanup.object == Object::Rows {
+            removed.await?;
+        } else {
+            // A server that is lost without a word would keep the move for ever.
+            let silent = |elapsed| error::later("removing what the move had made", elapsed);
+            tokio::time::timeout(SILENCE.max(self.settings.readers * 2), removed).await.map_err(silent)??;
+        }
+        running.put(side, session);
+        Ok(())
+    }
+
+    async fn remove_object(
+        &self,
+        moved: &Move,
+        cleanup: &Cleanup,
+        session: &mut MoverSession,
+    ) -> Result<(), PlaneError> {
         match cleanup.object {
             Object::Slot => {
                 drop_slot(session.conn(), &cleanup.name, self.settings.patience)
@@ -78,7 +96,7 @@ impl PgDataPlane {
             }
             Object::Rows => {
                 self.serves(moved).await?;
-                self.remove_rows(moved, &mut session).await?;
+                self.remove_rows(moved, session).await?;
             }
             Object::ChangeLog => {
                 change_log::remove(session.conn(), &cleanup.name, self.settings.readers)
@@ -86,7 +104,6 @@ impl PgDataPlane {
                     .map_err(error::change_log)?;
             }
         }
-        running.put(side, session);
         Ok(())
     }
 

@@ -81,6 +81,8 @@ impl SlotSession {
     /// # Cancel safety
     /// The slot may be made although the future was dropped; [`drop_slot`](super::drop_slot) removes it.
     pub async fn create(&mut self) -> Result<Snapshot, StreamError> {
+        // Before it is let in the session has no name by which it could be ended, so nothing that makes anything is sent.
+        self.client.simple_query("IDENTIFY_SYSTEM").await.map_err(failed)?;
         let sql = format!("CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput (SNAPSHOT 'export')", self.slot);
         let rows = self.client.simple_query(&sql).await.map_err(failed)?;
         let row = rows.first().ok_or(StreamError::Answer("which slot it made"))?;

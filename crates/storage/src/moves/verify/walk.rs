@@ -9,9 +9,8 @@ use stagesub_tenancy::TenantId;
 use super::keys::{failed, of_table};
 use super::statements::{Bounds, each, end, sums};
 use super::{Hashes, Side, Verified, VerifyError, VerifySettings, compare};
-use crate::deadline;
 use crate::moves::plan::TablePlan;
-use crate::moves::session::{MoverSession, SILENCE};
+use crate::moves::session::{MoverSession, unless_silent};
 
 /// Both sides, and what was found so far.
 pub(super) struct Walk<'s> {
@@ -90,7 +89,7 @@ impl<'s> Walk<'s> {
         for value in after.into_iter().flatten() {
             query = query.bind(value.clone());
         }
-        bounded(query.fetch_optional(self.source.conn())).await.map_err(failed(Side::Source))
+        unless_silent(query.fetch_optional(self.source.conn())).await.map_err(failed(Side::Source))
     }
 
     async fn chunk(&mut self, table: &TablePlan, chunk: &Chunk) -> Result<(), VerifyError> {
@@ -170,7 +169,7 @@ impl Chunk {
         for value in self.values() {
             query = query.bind(value.clone());
         }
-        let (rows, bytes, first, second) = bounded(query.fetch_one(conn)).await?;
+        let (rows, bytes, first, second) = unless_silent(query.fetch_one(conn)).await?;
         Ok(Sums { rows, bytes, first, second })
     }
 
@@ -187,13 +186,7 @@ impl Chunk {
         for value in self.values() {
             query = query.bind(value.clone());
         }
-        let rows = bounded(query.fetch_all(conn)).await?;
+        let rows = unless_silent(query.fetch_all(conn)).await?;
         Ok(rows.into_iter().map(|(key, first, second)| (key, (first, second))).collect())
     }
-}
-
-/// Within the time that a server may say nothing. The connection is dropped after it.
-async fn bounded<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    let mut settled = true;
-    deadline::answer(answer, SILENCE, &mut settled, || ()).await
 }

@@ -8,7 +8,7 @@ use crate::moves::failpoint::Point;
 use crate::moves::plane::Lock;
 use crate::moves::record::Note;
 use crate::moves::registry::{Decision, Renewed};
-use crate::moves::state::{MoveState, Request};
+use crate::moves::state::{MovePath, MoveState, Request};
 use crate::placement::Located;
 
 /// What the directory says of a cutover.
@@ -40,7 +40,14 @@ impl Drive<'_> {
         let since = self.lock().await?;
         self.reach(Point::Locked).await;
         let deadline = since + self.mover.settings.budget;
-        let late = |_| Halt::Later("the cutover was not done within its budget".to_owned());
+        let late = |_| {
+            Halt::Later(match self.held.moved.path {
+                MovePath::Short => {
+                    "everything was not copied within the cutover's budget; the stream and triggers copy before it".to_owned()
+                }
+                MovePath::Stream | MovePath::Triggers => "the cutover was not done within its budget".to_owned(),
+            })
+        };
         timeout_at(deadline, self.inside()).await.map_err(late)??;
         // A deadline here may cut the answer off. Then the directory is asked, as it is when the answer says nothing.
         let decided = timeout_at(deadline, self.mover.registry.decide(&self.held)).await.map_err(late)?;

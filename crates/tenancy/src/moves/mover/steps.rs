@@ -181,11 +181,19 @@ impl Drive<'_> {
             let resumed = self.timed("resuming the streams", self.mover.plane.resume(&self.held.moved)).await;
             if found.wanted == Some(Request::Back) {
                 let ready = match resumed {
-                    Ok(()) => self.close_enough_back().await,
+                    Ok(()) => self.close_enough_back_or(Request::Finish).await,
                     barred => barred,
                 };
                 match ready {
-                    Ok(()) => return self.advance(MoveState::Back, Note::default()).await,
+                    Ok(()) => match self.advance(MoveState::Back, Note::default()).await {
+                        // Something else is asked for by now, or it is another's.
+                        Err(Halt::Lost) => {
+                            self.note_state();
+                            self.still_held().await?;
+                        }
+                        stepped => return stepped,
+                    },
+                    Err(Halt::Asked) => self.cut_short = true,
                     Err(Halt::Refused(why)) => self.stay(&why).await?,
                     Err(halt) => return Err(halt),
                 }
@@ -205,6 +213,19 @@ impl Drive<'_> {
         }
     }
 
+    /// As [`Drive::close_enough_back`], until something else is asked for.
+    async fn close_enough_back_or(&self, other: Request) -> Result<(), Halt> {
+        let mut wanted = self.wanted.clone();
+        tokio::select! {
+            ready = self.close_enough_back() => ready,
+            asked = wanted.wait_for(|wanted| *wanted == Some(other)) => match asked {
+                Ok(_) => Err(Halt::Asked),
+                // Nobody renews the lease any more.
+                Err(_) => Err(Halt::Lost),
+            },
+        }
+    }
+
     /// As before the first cutover, with the sides as they will be.
     async fn close_enough_back(&self) -> Result<(), Halt> {
         let swapped = self.swapped()?;
@@ -215,7 +236,7 @@ impl Drive<'_> {
     /// The way back is barred for good: whoever asked for it is told, and nobody compares everything for it again and
     /// again.
     async fn stay(&mut self, why: &str) -> Result<(), Halt> {
-        tracing::warn!(moved = %self.held.moved.id, why, "a way back is barred");
+        tracing::warn!(moved = %self.held.moved.id, why = without_keys(why), "a way back is barred");
         let withdrawn = self.mover.registry.withdraw(&self.held, Request::Back, why);
         match self.asked("saying that the tenant stays", withdrawn).await? {
             Some(moved) => {
@@ -235,7 +256,7 @@ impl Drive<'_> {
         };
         let held = crate::moves::record::Held { moved: swapped, ..self.held.clone() };
         let (wanted, away) = (self.wanted.clone(), self.away.clone());
-        Ok(Drive { mover: self.mover, held, wanted, grip: self.grip, away })
+        Ok(Drive { mover: self.mover, held, wanted, grip: self.grip, away, cut_short: false })
     }
 
     /// Stays where it is. Of a cutover that is on, the directory is told first.
@@ -249,6 +270,17 @@ impl Drive<'_> {
     /// Removes what the move had made, all but the rows that the tenant is served from. What is at a side that is out of
     /// reach waits for it, and the rest does not.
     pub(super) async fn tidy(&mut self) -> Result<(), Halt> {
+        if self.cut_short {
+            // Else something would be there after it was looked for. A side that is out of reach is noted as such.
+            match self.sever().await {
+                Ok(()) => self.reach(Point::Severed).await,
+                Err(Halt::Later(why)) => {
+                    tracing::warn!(moved = %self.held.moved.id, why, "what it made there stays");
+                }
+                Err(halt) => return Err(halt),
+            }
+            self.cut_short = false;
+        }
         let serving = self.held.moved.located().placement.database();
         let outstanding = self.mover.registry.outstanding(self.held.moved.id);
         let mut failed = None;
@@ -279,7 +311,15 @@ impl Drive<'_> {
     }
 }
 
-/// Both sides differ.
+/// How it begins when both sides differ.
+const DIFFER: &str = "both sides differ";
+
+/// Both sides differ. Rows are named by their keys.
 pub(super) fn differ(differences: &[String]) -> Halt {
-    Halt::Refused(format!("both sides differ: {}", differences.join("; ")))
+    Halt::Refused(format!("{DIFFER}: {}", differences.join("; ")))
+}
+
+/// Why a move does not go on, for logs: a key may be somebody's address. The move itself has the whole.
+pub(super) fn without_keys(why: &str) -> &str {
+    if why.starts_with(DIFFER) { DIFFER } else { why }
 }

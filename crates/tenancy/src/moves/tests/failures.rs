@@ -111,10 +111,37 @@ async fn a_database_that_cannot_be_reached_at_first_stands_in_the_way() {
     assert_eq!(world.calls("plan_cleanups"), 0);
 }
 
+/// That nobody is left of an older owner cannot be made sure of there either, and nothing needs it yet.
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_gone_from_the_start_ends_the_move_with_a_reason() {
+    for path in [MovePath::Short, MovePath::Stream] {
+        for side in [Side::Source, Side::Target] {
+            let world = world(path, &[], &[]);
+            world.inner().gone = Some(side);
+            finish(&world).await;
+            world.assert_ended(MoveState::Aborted, Side::Source);
+            let inner = world.inner();
+            let why = inner.moved.error.clone().unwrap();
+            assert!(why.contains(&format!("at the {side}: ")), "{why}");
+            drop(inner);
+            assert_eq!((world.calls("claim"), world.calls("plan_cleanups")), (1, 0), "{path:?} {side}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_abort_interrupted_has_ended_before_anything_is_removed() {
+    let world = ended(MovePath::Stream, &[Wish::Abort(MoveState::Copy)], &[], STAYED).await;
+    assert_eq!(world.calls("sever"), 4, "at both sides, when the move was taken up and when it was given up");
+    let world = ended(MovePath::Stream, &[], &[Fault::Refuses(Step::Open)], STAYED).await;
+    assert_eq!(world.calls("sever"), 4);
+    let world = ended(MovePath::Stream, &[Wish::Finish], &[], MOVED).await;
+    assert_eq!(world.calls("sever"), 2, "nothing was interrupted");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_fails_for_now_is_done_later() {
     for step in [
-        Step::Sever,
         Step::Sweep,
         Step::Prepare,
         Step::Open,
@@ -254,6 +281,32 @@ async fn a_way_back_that_is_barred_for_good_is_said_once_and_not_tried_again() {
     let ((), ended) = tokio::join!(course, &mut driven);
     assert!(matches!(ended, Ok(Some(Driven::Ended(_)))), "{ended:?}");
     world.assert_ended(MoveState::Finished, Side::Source);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_it_is_to_stay_is_heard_while_a_way_back_is_not_ready() {
+    let world = world(MovePath::Stream, &[], &[]);
+    let mover = super::crashes::mover(&world, 1);
+    let mut driven = std::pin::pin!(mover.step());
+    let course = async {
+        let until = async |reached: &(dyn Fn(&World) -> bool + Sync)| {
+            while !reached(&world) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        until(&|world| world.inner().moved.state == MoveState::Active).await;
+        {
+            let mut inner = world.inner();
+            inner.faults.push(Fault::Hangs(Step::Verify));
+            inner.moved.wanted = Some(Request::Back);
+        }
+        until(&|world| world.inner().faults.is_empty()).await;
+        world.inner().moved.wanted = Some(Request::Finish);
+    };
+    let ((), ended) = tokio::join!(course, &mut driven);
+    assert!(matches!(ended, Ok(Some(Driven::Ended(_)))), "{ended:?}");
+    world.assert_ended(MoveState::Finished, Side::Target);
+    assert_eq!(world.standing(), (0, FIRST + 1), "no cutover was begun");
 }
 
 #[tokio::test(start_paused = true)]

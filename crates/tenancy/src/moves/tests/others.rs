@@ -54,7 +54,8 @@ async fn a_stale_mover_that_goes_on_changes_nothing() {
                 stale.registry.claim(stale.node, MoverSettings::default().lease).await.unwrap().unwrap();
             let (tell, wanted) = watch::channel(None);
             let grip = Grip::default();
-            let mut drive = Drive { mover: &stale, held, wanted, grip: &grip, away: (None, None) };
+            let away = (None, None);
+            let mut drive = Drive { mover: &stale, held, wanted, grip: &grip, away, cut_short: false };
             let mut work = pin!(drive.work());
             let reached = tokio::select! {
                 biased;
