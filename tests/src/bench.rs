@@ -45,6 +45,42 @@ pub fn load() -> String {
     text.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
+/// How much of this machine's processors its host gave to others: nothing that was timed meanwhile is the program's alone.
+#[derive(Debug)]
+pub struct Stolen {
+    /// Ticks that were stolen, and all.
+    looked: (u64, u64),
+}
+
+impl Stolen {
+    /// From now on.
+    ///
+    /// # Panics
+    /// Where there is no `/proc`.
+    #[must_use]
+    pub fn since_now() -> Self {
+        Self { looked: ticks() }
+    }
+
+    /// Percent of the time since this was last asked.
+    ///
+    /// # Panics
+    /// Where there is no `/proc`.
+    pub fn percent(&mut self) -> u64 {
+        let (stolen, all) = ticks();
+        let before = std::mem::replace(&mut self.looked, (stolen, all));
+        (100 * (stolen - before.0)).checked_div(all - before.1).unwrap_or_default()
+    }
+}
+
+fn ticks() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/stat").expect("Linux tells its time");
+    // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in the first two.
+    let ticks = text.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+    let ticks: Vec<u64> = ticks.map(|ticks| ticks.parse().expect("a number of ticks")).collect();
+    (ticks.last().copied().unwrap_or_default(), ticks.iter().sum())
+}
+
 /// Resident memory of a process, in MiB. Linux tells it.
 ///
 /// # Panics

@@ -8,7 +8,7 @@ use stagesub_storage::factory::TenantDb;
 use stagesub_tenancy::moves::{
     MoveId, MovePath, MovePrefix, MoveState, MoverSettings, NewMove, Request, Requester, Side,
 };
-use stagesub_tests::bench::load;
+use stagesub_tests::bench::{Stolen, load};
 use stagesub_tests::history::clients::Load;
 use stagesub_tests::history::planes::streaming;
 use stagesub_tests::history::{Clients, Driving, Ground, History, Outcome, Place, Resident, Verdict, judge};
@@ -64,7 +64,7 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
     let timeline = Arc::new(Timeline::default());
     let mover = driving.node(Some(Arc::clone(&timeline) as _));
     let mut large = Large::default();
-    let (mut ids, mut home) = (Vec::new(), Side::Source);
+    let (mut ids, mut home, mut stolen) = (Vec::new(), Side::Source, Stolen::since_now());
     // What is compared with what lies close to it: a quarter of an hour and a million rows later servers and disks are not
     // what they were.
     let mut rests = vec![(began, moved_at)];
@@ -83,7 +83,12 @@ pub(crate) async fn large(ground: &Ground, residents: &[Resident], arguments: &A
             let active = driving.until_active(id, side).await;
             large.told.extend(active.pause);
             let pause = active.pause.unwrap_or_default();
-            println!("large, move {}, cutover {cutover}: {pause:?} by the mover, load {}", n + 1, load());
+            println!(
+                "large, move {}, cutover {cutover}: {pause:?} by the mover, load {}, {} % stolen",
+                n + 1,
+                load(),
+                stolen.percent()
+            );
             clients.write_on(20).await;
             if cutover < cutovers {
                 side = side.other();

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use stagesub_domain::service::moves::Pace;
-use stagesub_tests::bench::{load, runtime};
+use stagesub_tests::bench::{Stolen, load, runtime};
 use stagesub_tests::cluster::Cluster;
 use stagesub_tests::history::{Ground, Verdict};
 
@@ -115,6 +115,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> ExitCode {
+    let mut stolen = Stolen::since_now();
     println!("load {} at the beginning", load());
     let copying = copy::measure(arguments.copy_rows, arguments.rounds).await;
     let clusters = [Cluster::apart().await, Cluster::apart().await, Cluster::apart().await];
@@ -134,7 +135,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
     let large = cutovers::large(&ground, first, arguments).await;
     let (verdict, mut small_pauses) = cutovers::small(&ground, small, arguments).await;
     let recovery = recovery::measure(&ground, &small[0]).await;
-    println!("load {} at the end", load());
+    println!("load {} at the end, {} % of the processors stolen meanwhile", load(), stolen.percent());
     report(&copying, (enter_us, recovery), large, verdict, &mut small_pauses)
 }
 
