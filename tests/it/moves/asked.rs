@@ -115,6 +115,17 @@ async fn sizes_are_each_tenants_own_and_counted_no_further_than_wanted() {
     let [TenantSize { tenant, rows: most, bytes }, other] = sizes[..] else { panic!("{sizes:?}") };
     assert_eq!((tenant, most, other.tenant), (ours.tenant, rows, theirs.tenant));
     assert!(bytes > 20 * rows && other.rows < most, "{sizes:?}");
+    // Texts that repeat nothing, so they are stored as they are.
+    let notes: String = (0..100).map(|_| Uuid::new_v4().simple().to_string()).collect();
+    let large =
+        serde_json::json!({"firstName": "Bo", "lastName": "Ek", "email": "b@b.example", "notes": notes});
+    ours.admin.post("/api/v1/musicians", &large).await.expect(201);
+    let rows = counted(&platform, &ours).await;
+    let weighed = surveyor.rows(ours.tenant, placement, 5_000).await.unwrap();
+    assert!(
+        (rows + 3..rows + 8).contains(&weighed),
+        "its 3,200 bytes are copied, and noted in the audit: {weighed}, {rows}"
+    );
     // This cluster decodes.
     assert!(surveyor.decodes(ours.tenant, placement).await.unwrap());
     let nowhere = Placement::Shared(DatabaseId::from_uuid(Uuid::now_v7()));

@@ -291,6 +291,35 @@ async fn a_small_tenant_takes_the_short_path() {
     ground.nothing_left(moved.id, &[shared, own]).await;
 }
 
+/// Where servers do not decode, each move has triggers of its own on the tables that all tenants share.
+#[tokio::test(flavor = "multi_thread")]
+async fn moves_that_come_and_go_in_one_database_do_not_hold_each_other_up() {
+    let ground = Ground::start().await;
+    let staying = ground.platform.orchestra(Kept::Shared, "gbg").await;
+    let passing = ground.platform.orchestra(Kept::Shared, "sthlm").await;
+    let (own, others) =
+        (ground.own_database(staying.tenant).await, ground.own_database(passing.tenant).await);
+    let stays = ground.begin(staying.tenant, own, MovePath::Triggers).await;
+    let staying = ground.drive();
+    ground.reaches(stays.id, MoveState::Active, Side::Target).await;
+
+    let passes = ground.begin(passing.tenant, others, MovePath::Triggers).await;
+    let passing = ground.drive();
+    ground.reaches(passes.id, MoveState::Active, Side::Target).await;
+    ground.ask(passes.id, Request::Finish).await;
+    assert!(matches!(passing.await.unwrap(), Driven::Ended(_)));
+
+    // It read the tables before that.
+    ground.ask(stays.id, Request::Back).await;
+    let back = ground.reaches(stays.id, MoveState::Active, Side::Source).await;
+    assert_eq!((back.attempts, back.error), (0, None), "nothing was given up");
+    ground.ask(stays.id, Request::Finish).await;
+    assert!(matches!(staying.await.unwrap(), Driven::Ended(_)));
+    for moved in [stays, passes] {
+        ground.nothing_left(moved.id, &[moved.source.database(), own, others]).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_aborted_move_leaves_nothing() {
     let ground = Ground::start().await;
