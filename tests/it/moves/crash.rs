@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Two writers at each of two nodes, who pause a moment: there is a mover to be watched as well.
 fn load(first: i32) -> Load {
-    Load { writers: 1, readers: 1, first, rest: Duration::from_millis(2) }
+    Load { writers: 1, readers: 1, first, rest: Duration::from_millis(6) }
 }
 
 /// One tenant's move with clients at work.

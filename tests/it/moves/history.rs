@@ -132,7 +132,7 @@ async fn small_tenants_move_twenty_times_and_their_clients_notice_nothing_but_a_
     }
     // Between two shared databases, and into one of its own and back.
     let own = ground.own_database(&residents[1]).await;
-    let load = Load { writers: 1, readers: 1, first: 1, rest: Duration::from_millis(1) };
+    let load = Load { writers: 1, readers: 1, first: 1, rest: Duration::from_millis(5) };
     let both = [&ground.target, &own].map(|there| [&ground.source, there]);
     let moving = residents.iter().zip(both).map(async |(resident, places)| {
         let clients = Clients::start(&nodes, &resident.scope, load, resident.rows);

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 use stagesub_tenancy::TenantId;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::record::{Entry, Found, History, Outcome, Read, Write};
 use crate::Orchestra;
@@ -21,6 +21,9 @@ use crate::program;
 
 /// Longest that an answer may take, and that writers are waited for.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// How long each client waits between two requests: less than a cutover takes. What they make is copied and compared by
+/// every move after it, on a machine that they leave something of.
+const REST: Duration = Duration::from_millis(10);
 
 /// Clients at work.
 #[derive(Debug)]
@@ -122,6 +125,7 @@ impl Client {
         let mut all = WebHistory::default();
         let mut number = 0;
         while !self.stop.load(Ordering::Acquire) {
+            sleep(REST).await;
             number += 1;
             let entry = Entry { writer, number };
             let body = json!({ "name": name_of(entry), "startDate": "2027-03-01" });
@@ -158,13 +162,13 @@ impl Client {
         let mut all = WebHistory::default();
         let mut turn: i32 = 0;
         while !self.stop.load(Ordering::Acquire) {
+            sleep(REST).await;
             turn = turn.wrapping_add(1);
             let began = Instant::now();
             let made = self.made.lock().expect("nobody panics with it").clone();
             let Some((writer, (number, id))) =
                 made.into_iter().max_by_key(|(writer, _)| turn.wrapping_add(*writer).rem_euclid(8))
             else {
-                tokio::task::yield_now().await;
                 continue;
             };
             match self.ask(http::Method::GET, &format!("projects/{id}"), None).await {
