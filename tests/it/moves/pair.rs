@@ -30,7 +30,7 @@ const TABLES: &str = r#"
     CREATE TABLE account (
         tenant_id uuid NOT NULL, "no" bigint NOT NULL, "e""mail" text NOT NULL, country text REFERENCES country,
         above bigint, amount numeric NOT NULL DEFAULT 0, half float8 NOT NULL DEFAULT 0,
-        PRIMARY KEY (tenant_id, "no") INCLUDE (amount), CONSTRAINT "account's e-mail" UNIQUE (tenant_id, "e""mail"),
+        PRIMARY KEY (tenant_id, "no") INCLUDE (half), CONSTRAINT "account's e-mail" UNIQUE (tenant_id, "e""mail"),
         FOREIGN KEY (tenant_id, above) REFERENCES account (tenant_id, "no"));
     CREATE TABLE "A; hard one" (
         tenant_id uuid NOT NULL, name varchar(20) NOT NULL, id uuid NOT NULL, at timestamptz NOT NULL,
