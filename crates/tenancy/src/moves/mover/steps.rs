@@ -186,10 +186,15 @@ impl Drive<'_> {
                 };
                 match ready {
                     Ok(()) => match self.advance(MoveState::Back, Note::default()).await {
-                        // Something else is asked for by now, or it is another's.
+                        // Something else is asked for by now, or it is another's, or the directory was changed.
                         Err(Halt::Lost) => {
                             self.note_state();
                             self.still_held().await?;
+                            let found = self.mover.registry.find(self.held.moved.id);
+                            let found = self.asked("reading the move", found).await?.ok_or(Halt::Lost)?;
+                            if found.wanted == Some(Request::Back) {
+                                return Err(Halt::Lost);
+                            }
                         }
                         stepped => return stepped,
                     },

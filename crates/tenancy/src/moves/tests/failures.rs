@@ -244,24 +244,26 @@ async fn going_back_that_fails_leaves_the_tenant_where_it_is_and_may_be_asked_fo
     }
 }
 
+/// Waits for something of the world.
+async fn until(world: &World, reached: impl Fn(&World) -> bool) {
+    while !reached(world) {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_way_back_that_is_barred_for_good_is_said_once_and_not_tried_again() {
     let world = world(MovePath::Stream, &[], &[]);
     let first = super::crashes::mover(&world, 1);
     let mut driven = std::pin::pin!(first.step());
     let course = async {
-        let until = async |reached: &(dyn Fn(&World) -> bool + Sync)| {
-            while !reached(&world) {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        until(&|world| world.inner().moved.state == MoveState::Active).await;
+        until(&world, |world| world.inner().moved.state == MoveState::Active).await;
         {
             let mut inner = world.inner();
             inner.faults.push(Fault::Refuses(Step::Verify));
             inner.moved.wanted = Some(Request::Back);
         }
-        until(&|world| world.inner().moved.wanted.is_none()).await;
+        until(&world, |world| world.inner().moved.wanted.is_none()).await;
         let moved = world.inner().moved.clone();
         assert_eq!((moved.state, moved.serving()), (MoveState::Active, Side::Target));
         assert_eq!(moved.error.as_deref(), Some("it is forbidden"));
@@ -274,8 +276,8 @@ async fn a_way_back_that_is_barred_for_good_is_said_once_and_not_tried_again() {
         );
         assert_eq!(world.standing(), (0, FIRST + 1), "no cutover was begun");
         world.inner().moved.wanted = Some(Request::Back);
-        until(&|world| world.inner().directory.epoch.0 == FIRST + 2).await;
-        until(&|world| world.inner().moved.state == MoveState::Active).await;
+        until(&world, |world| world.inner().directory.epoch.0 == FIRST + 2).await;
+        until(&world, |world| world.inner().moved.state == MoveState::Active).await;
         world.inner().moved.wanted = Some(Request::Finish);
     };
     let ((), ended) = tokio::join!(course, &mut driven);
@@ -289,18 +291,13 @@ async fn that_it_is_to_stay_is_heard_while_a_way_back_is_not_ready() {
     let mover = super::crashes::mover(&world, 1);
     let mut driven = std::pin::pin!(mover.step());
     let course = async {
-        let until = async |reached: &(dyn Fn(&World) -> bool + Sync)| {
-            while !reached(&world) {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        until(&|world| world.inner().moved.state == MoveState::Active).await;
+        until(&world, |world| world.inner().moved.state == MoveState::Active).await;
         {
             let mut inner = world.inner();
             inner.faults.push(Fault::Hangs(Step::Verify));
             inner.moved.wanted = Some(Request::Back);
         }
-        until(&|world| world.inner().faults.is_empty()).await;
+        until(&world, |world| world.inner().faults.is_empty()).await;
         world.inner().moved.wanted = Some(Request::Finish);
     };
     let ((), ended) = tokio::join!(course, &mut driven);
