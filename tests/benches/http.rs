@@ -1,7 +1,8 @@
 //! A whole request, `GET /api/v1/musicians?limit=20`, by the platform and by a bare handler without tenancy.
 //!
-//! The platform is served by its own listener, with the bounds of connections and of what is slow. It finds the tenant by the host, checks the token and the person's authority, counts the request by address
-//! and by tenant, opens its span as the server's logs have it, and reads behind the fence.
+//! The platform is served by its own listener, with the bounds of connections and of what is slow. It finds the tenant by
+//! the host, checks the token and the person's authority, counts the request by address and by tenant, opens its span as
+//! the server's logs have it, and reads behind the fence.
 //! The bare one is axum and sqlx as their guides show them: a pool, a handler, JSON; its sessions are bound to one
 //! tenant for good, so that it may read the same rows. Both are served over TCP by the same threads.
 //!

@@ -135,6 +135,45 @@ pub struct ForeignKey {
     pub set_columns: Vec<String>,
 }
 
+impl Index {
+    pub(crate) fn leads_with(&self, column: &str) -> bool {
+        self.columns.first().is_some_and(|first| first == column)
+    }
+
+    /// Whether it holds these columns, in any order, unique whatever else a row says.
+    pub(crate) fn admits_once(&self, columns: &[&str]) -> bool {
+        self.unique
+            && !self.partial
+            && self.columns.len() == columns.len()
+            && columns.iter().all(|column| self.columns.iter().any(|own| own == column))
+    }
+
+    /// Whether rows exclude each other only where they agree in this column.
+    pub(crate) fn excludes_by(&self, column: &str) -> bool {
+        let mut operators = self.operators_of(column).peekable();
+        operators.peek().is_some() && operators.all(|operator| operator == "=")
+    }
+
+    /// Whether rows are compared in this column, in whatever way.
+    pub(crate) fn compares(&self, column: &str) -> bool {
+        self.operators_of(column).next().is_some()
+    }
+
+    fn operators_of(&self, column: &str) -> impl Iterator<Item = &str> {
+        let pairs = self.columns.iter().zip(&self.operators);
+        pairs.filter(move |(own, _)| *own == column).map(|(_, operator)| operator.as_str())
+    }
+}
+
+impl ForeignKey {
+    /// Whether an action sets this column.
+    pub(crate) fn forgets(&self, column: &str) -> bool {
+        let sets = |action: &str| matches!(action, "SET NULL" | "SET DEFAULT");
+        let listed = self.set_columns.is_empty() || self.set_columns.iter().any(|set| set == column);
+        sets(&self.on_update) || sets(&self.on_delete) && listed
+    }
+}
+
 /// A policy of row-level security.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -412,6 +451,25 @@ pub(crate) mod tests {
             foreign_keys: Vec::new(),
             policies: Vec::new(),
             triggers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_exclusion_is_a_tenants_own_where_tenants_are_compared_by_equality_alone() {
+        let of = |pairs: &[(&str, &str)]| Index {
+            exclusion: true,
+            columns: pairs.iter().map(|(column, _)| (*column).to_owned()).collect(),
+            operators: pairs.iter().map(|(_, operator)| (*operator).to_owned()).collect(),
+            ..primary("note", &[])
+        };
+        assert!(of(&[("during", "&&"), ("tenant_id", "=")]).excludes_by("tenant_id"));
+        for others in [
+            &[("subtenant_id", "="), ("during", "&&")][..],
+            &[("tenant_id", "<>"), ("no", "=")],
+            &[("tenant_id", "="), ("tenant_id", "<>")],
+            &[("tenant_id", "public.=(uuid,uuid)")],
+        ] {
+            assert!(!of(others).excludes_by("tenant_id"), "{others:?}");
         }
     }
 }

@@ -15,14 +15,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a server may say nothing where it has an answer or bytes to give. Long enough to find the first row of a
 /// tenant in a large table.
 pub(crate) const SILENCE: Duration = Duration::from_mins(5);
-/// Within the time that a server may say nothing. The session is to be dropped after it.
-pub(crate) async fn unless_silent<T>(
-    answer: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    let mut settled = true;
-    deadline::answer(answer, SILENCE, &mut settled, || ()).await
-}
-
 /// Statements that a session keeps prepared. Changes are made by statements of many shapes: by table, columns and
 /// number of rows.
 const STATEMENTS: usize = 1_000;
@@ -46,6 +38,14 @@ const SETTINGS: &str = "SET row_security = off; SET search_path = pg_catalog;
 /// Has pages that a session writes be on their way to the disk soon. By itself the server's system would begin half a minute
 /// later, with whole tables of them at once, and everybody's commits would wait behind them.
 const WRITE_OUT: &str = "SET backend_flush_after = '256kB'";
+
+/// Within the time that a server may say nothing. The session is to be dropped after it.
+pub(crate) async fn unless_silent<T>(
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let mut settled = true;
+    deadline::answer(answer, SILENCE, &mut settled, || ()).await
+}
 
 /// Keeps a session's plans to indexes, and to one row after the other in a join: right for looking keys up, whatever
 /// the statistics of a table that was filled a moment ago.
